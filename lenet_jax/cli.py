@@ -1,0 +1,80 @@
+"""What all commands share: flags made from a dataclass of settings, help, and how they end.
+
+A command ends with 0 when it did its work, 1 when it failed at it, and 2 with one line on stderr
+when it was asked for something that cannot be.
+"""
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Sequence
+from types import NoneType
+from typing import Any, NoReturn, TypeVar
+
+from absl import flags
+
+S = TypeVar("S")
+
+_DEFINE = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
+
+
+def setting(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
+    """A dataclass field that is a flag: its default, its help line and, for names, the choices."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+
+
+def check_choices(settings: Any) -> None:
+    """Raises ValueError naming the flag if a setting is not among its field's choices."""
+    for field in dataclasses.fields(settings):
+        value, choices = getattr(settings, field.name), field.metadata["choices"]
+        if choices and value is not None and value not in choices:
+            raise ValueError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
+
+
+def fail(message: object, code: int = 2) -> NoReturn:
+    """Ends the command with one line on stderr."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
+    """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
+    values = flags.FlagValues()
+    types = typing.get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):
+        kind = next(
+            t
+            for t in typing.get_args(types[field.name]) or [types[field.name]]
+            if t is not NoneType
+        )
+        _DEFINE[kind](field.name, field.default, field.metadata["help"], flag_values=values)
+    flags.DEFINE_bool("help", False, "print this", short_name="h", flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if values.help:
+            print(_help(settings_class, doc))
+            raise SystemExit(0)
+        if rest:
+            raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
+        return settings_class(
+            **{field.name: values[field.name].value for field in dataclasses.fields(settings_class)}
+        )
+    except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
+        fail(f"{error} (--help lists the flags)")
+
+
+def _help(settings_class: type, doc: str) -> str:
+    lines = [doc.strip(), "", "Flags:"]
+    for field in dataclasses.fields(settings_class):
+        name = f"--[no]{field.name}" if isinstance(field.default, bool) else f"--{field.name}"
+        choices = field.metadata["choices"]
+        default = "" if field.default is None else f" (default: {field.default})"
+        lines.append(f"  {name}" + (f"  {{{', '.join(choices)}}}" if choices else ""))
+        lines.append(f"      {field.metadata['help']}{default}")
+    lines.append("  --flagfile\n      a file with one flag a line")
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""Reads MNIST's own file format, IDX, and refuses what is damaged in one sentence.
+
+An IDX file is a magic number (two zero bytes, the type of the elements, the number of
+dimensions), the dimensions as big-endian 32-bit numbers, and the elements in row-major order.
+Nothing a header declares is believed before it has been compared with what the file holds.
+"""
+
+import gzip
+import math
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+SIZES = (28, 32)  # of a side: MNIST's, and the network's input
+
+_DIMENSIONS = {0x0801: 1, 0x0803: 3}  # magic number of 1-byte elements -> number of dimensions
+_MAX_DEFLATE_RATIO = 1032  # a 258-byte match costs at least 2 bits (zlib's technical notes)
+_CHUNK = 1 << 20
+
+
+class Splits(NamedTuple):
+    """A data set as its files hold it: images uint8 [N, side, side], labels uint8 [N]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """The uint8 array in an IDX file, gzipped or plain (its first bytes decide, not its name).
+
+    Args:
+      path: a file of labels (1 dimension) or of images (3 dimensions), 1 byte an element.
+
+    Returns:
+      uint8 [N] or [N, height, width].
+
+    Raises:
+      ValueError: the file cannot be read, or is not exactly what its header declares; the message
+        starts with its name. No more memory is taken than the file's content needs.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+            raise ValueError(f"{path}: is not a file")
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if zipped:
+                most = _MAX_DEFLATE_RATIO * status.st_size
+                with gzip.open(file) as stream:
+                    return _read_array(path, stream, most, exact=False)
+            return _read_array(path, file, status.st_size, exact=True)
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        raise ValueError(f"{path}: cannot be read ({_reason(error)})") from error
+
+
+def _read_array(path: Path, stream: IO[bytes], available: int, *, exact: bool) -> np.ndarray:
+    head = _read_at_most(stream, 4)
+    if len(head) < 4:
+        raise ValueError(f"{path}: holds {len(head)} bytes, too few for the header of an IDX file")
+    (magic,) = struct.unpack(">I", head)
+    if magic not in _DIMENSIONS:
+        raise ValueError(
+            f"{path}: is not an IDX file of bytes (magic number 0x{magic:08x}; labels have "
+            f"0x00000801, images 0x00000803)"
+        )
+    rank = _DIMENSIONS[magic]
+    head = _read_at_most(stream, 4 * rank)
+    if len(head) < 4 * rank:
+        raise ValueError(f"{path}: ends inside its header")
+    shape = struct.unpack(f">{rank}I", head)
+    size = math.prod(shape)
+    declared = f"its header declares {'x'.join(map(str, shape))} bytes"
+    if size == 0:
+        raise ValueError(f"{path}: is empty: {declared}")
+    offset = 4 + 4 * rank
+    if size > available - offset or (exact and size < available - offset):
+        held = f"{available - offset}" if exact else f"at most {available - offset}"
+        raise ValueError(f"{path}: {declared}, but the file holds {held}")
+    # One byte more than declared: only at the end of the stream does gzip compare its checksum.
+    data = _read_at_most(stream, size + 1)
+    if len(data) != size:
+        held = "more" if len(data) > size else f"only {len(data)}"
+        raise ValueError(f"{path}: {declared}, but the file holds {held}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
+    """Grows with what really arrives, so that a lie about the size costs no memory."""
+    data = bytearray()
+    while len(data) < limit and (chunk := stream.read(min(_CHUNK, limit - len(data)))):
+        data += chunk
+    return data
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "the gzip stream is cut short"
+    if isinstance(error, MemoryError):
+        return "its content does not fit into memory"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def find_folder(data_dir: Path, name: str) -> Path | None:
+    """Where IDX files lie: in `data_dir/name`, else in `data_dir`, else nowhere."""
+    for folder in (data_dir / name, data_dir):
+        if any(_variants(folder, stem) for stem in FILES.values()):
+            return folder
+    return None
+
+
+def load_folder(folder: Path) -> Splits:
+    """Reads the four files of a data set and checks that they belong together.
+
+    Args:
+      folder: holds the files named in `FILES`, plain or with `.gz` behind the name.
+
+    Raises:
+      ValueError: a file is missing or damaged, or does not fit the others; the message names it.
+    """
+    found = {part: _variants(folder, stem) for part, stem in FILES.items()}
+    if missing := [FILES[part] for part, paths in found.items() if not paths]:
+        raise ValueError(f"{folder}: {' and '.join(missing)} missing (plain or .gz)")
+    paths = {part: paths[0] for part, paths in found.items()}
+    arrays = {part: read_idx(path) for part, path in paths.items()}
+    for part, path in paths.items():
+        if (arrays[part].ndim == 3) != part.endswith("images"):
+            held = "labels" if part.endswith("images") else "images"
+            raise ValueError(f"{path}: holds {held}; are two files swapped?")
+    splits = Splits(**arrays)
+    check_splits(splits, paths)
+    return splits
+
+
+def check_splits(splits: Splits, origin: dict[str, Path]) -> None:
+    """Raises ValueError, naming the file in `origin`, unless the four arrays make a data set."""
+    for split in ("train", "test"):
+        images, labels = (getattr(splits, f"{split}_{part}") for part in ("images", "labels"))
+        images_path, labels_path = origin[f"{split}_images"], origin[f"{split}_labels"]
+        if images.shape[1:] not in [(side, side) for side in SIZES]:
+            size = "x".join(map(str, images.shape[1:]))
+            raise ValueError(f"{images_path}: images are {size}; 28x28 or 32x32 are needed")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{images_path}: holds {len(images)} images, but {labels_path} holds "
+                f"{len(labels)} labels"
+            )
+        if labels.max() > 9:
+            at = int(np.argmax(labels > 9))
+            raise ValueError(
+                f"{labels_path}: label {labels[at]} at position {at}; labels are 0 to 9"
+            )
+    if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
+        raise ValueError(
+            f"{origin['test_images']}: images are of another size than in {origin['train_images']}"
+        )
+
+
+def _variants(folder: Path, stem: str) -> list[Path]:
+    # lexists: a link that leads nowhere is a file to complain about, not one that is missing
+    return [p for p in (folder / stem, folder / f"{stem}.gz") if os.path.lexists(p)]

@@ -1,0 +1,158 @@
+"""Whole passes over a data set that lies on the device as uint8, as one program each.
+
+N is the number of examples, B the batch, S = N // B the steps of an epoch.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from lenet_jax import losses, metrics
+from lenet_jax.step import LossFn, Metrics, TrainState, update
+
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the training pixels, as torchvision's examples
+
+
+def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
+    """uint8 pixels to float32 with the training split's mean and deviation (of pixels in 0..1)."""
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+@partial(jax.jit, static_argnames=("num_examples", "batch_size"))
+def epoch_order(key: jax.Array, num_examples: int, *, batch_size: int) -> jax.Array:
+    """A random order as batches of indices: int32 [S, B].
+
+    The N % B examples left over stay out of this epoch; the next epoch's order is another one.
+    """
+    steps = num_examples // batch_size
+    order = jax.random.permutation(key, num_examples)[: steps * batch_size]
+    return order.reshape(steps, batch_size)
+
+
+def _loop(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    start: ArrayLike,
+    stop: ArrayLike,
+    mean: ArrayLike,
+    std: ArrayLike,
+    loss_fn: LossFn,
+) -> tuple[TrainState, Metrics]:
+    """The updates for rows `start` to `stop` of `order`, and the sums of their metrics."""
+
+    def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, sums = carry
+        batch = {"image": normalize(images[order[i]], mean, std), "label": labels[order[i]]}
+        state, step_metrics = update(state, batch, loss_fn)
+        return state, jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, step_metrics)
+
+    zeros = {"loss": jnp.float32(0), "accuracy": jnp.float32(0)}
+    return lax.fori_loop(start, stop, body, (state, zeros))
+
+
+@partial(jax.jit, static_argnames="loss_fn", donate_argnames="state")
+def train_steps(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    start: ArrayLike,
+    stop: ArrayLike,
+    *,
+    mean: ArrayLike = MNIST_MEAN,
+    std: ArrayLike = MNIST_STD,
+    loss_fn: LossFn = losses.cross_entropy,
+) -> tuple[TrainState, Metrics]:
+    """Consumes its state: a part of an epoch, so that a caller can show progress or stop in between.
+
+    Args:
+      state: from `create_train_state`.
+      images: uint8 [N, 32, 32, 1]. labels: int32 [N].
+      order: int32 [S, B] from `epoch_order`.
+      start, stop: which rows of `order`; data, so that every part of an epoch is the same program.
+      mean, std: of the training pixels, see `normalize`.
+
+    Returns:
+      The state after them and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
+    """
+    return _loop(state, images, labels, order, start, stop, mean, std, loss_fn)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "loss_fn"), donate_argnames="state")
+def train_epoch(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    *,
+    batch_size: int = 64,
+    mean: ArrayLike = MNIST_MEAN,
+    std: ArrayLike = MNIST_STD,
+    loss_fn: LossFn = losses.cross_entropy,
+) -> tuple[TrainState, Metrics]:
+    """Consumes its state: one epoch (shuffle, gather, normalise, update) as one program.
+
+    Args:
+      state: from `create_train_state`.
+      images: uint8 [N, 32, 32, 1]. labels: int32 [N].
+      key: decides the order; fold the epoch's number in.
+      mean, std: of the training pixels, see `normalize`.
+
+    Returns:
+      The state after S updates and the means over them: {"loss", "accuracy"}.
+
+    >>> from lenet_jax import create_train_state, make_optimizer
+    >>> state = create_train_state(jax.random.key(0), make_optimizer("adam"))
+    >>> images, labels = jnp.zeros((20, 32, 32, 1), jnp.uint8), jnp.arange(20) % 10
+    >>> state, metrics = train_epoch(state, images, labels, jax.random.key(1), batch_size=10)
+    >>> int(state.step)
+    2
+    """
+    order = epoch_order(key, images.shape[0], batch_size=batch_size)
+    steps = order.shape[0]
+    state, sums = _loop(state, images, labels, order, 0, steps, mean, std, loss_fn)
+    return state, jax.tree.map(lambda total: total / steps, sums)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "loss_fn"))
+def evaluate(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    batch_size: int = 1000,
+    mean: ArrayLike = MNIST_MEAN,
+    std: ArrayLike = MNIST_STD,
+    loss_fn: LossFn = losses.cross_entropy,
+) -> Metrics:
+    """{"loss", "accuracy"} of a whole split, every example counted once.
+
+    At most `batch_size` examples are in work at a time. The N % B examples that do not fill a batch
+    are a smaller batch of their own, so a `loss_fn` that is a mean over examples needs no mask.
+    """
+
+    def totals(images: jax.Array, labels: jax.Array) -> Metrics:
+        logits = state.model.apply({"params": state.params}, normalize(images, mean, std))
+        count = labels.shape[0]
+        correct = metrics.accuracy(logits, labels) * count
+        return {"loss": loss_fn(logits, labels) * count, "accuracy": correct}
+
+    num_examples = labels.shape[0]
+    full = num_examples // batch_size
+    split = full * batch_size
+    parts = []
+    if full:
+        batched = (
+            images[:split].reshape(full, batch_size, *images.shape[1:]),
+            labels[:split].reshape(full, batch_size),
+        )
+        sums = lax.map(lambda batch: totals(*batch), batched)
+        parts.append(jax.tree.map(jnp.sum, sums))
+    if split < num_examples:
+        parts.append(totals(images[split:], labels[split:]))
+    return jax.tree.map(lambda *sums: sum(sums) / num_examples, *parts)

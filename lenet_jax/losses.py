@@ -1,0 +1,327 @@
+"""torch.nn's losses as pure functions, under PyTorch's names in snake case.
+
+B is the batch, C the number of classes. Every loss is computed per element or per example first
+and reduced last: `reduction` is "mean", "sum" or "none", with torch's meaning for each loss.
+
+Shapes are checked at the door: targets have the shape of the predictions, or are integer class
+labels [B] for predictions [B, C], which regression losses and `bce_with_logits` then compare with
+one-hot targets (the tutorial's MSE, for classification). A label that is no class makes its
+loss NaN, where PyTorch raises: a jitted function can't, and 0 or another class's loss would be
+silent.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def mse(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
+    """Squared error: `torch.nn.MSELoss`.
+
+    >>> float(mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
+    2.0
+    """
+    predictions, targets = _aligned(predictions, targets)
+    return _reduce(optax.squared_error(predictions, targets), reduction)
+
+
+def l1(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
+    """Absolute error: `torch.nn.L1Loss`, whose gradient at 0 is 0 (that of `jnp.abs` is 1).
+
+    >>> float(l1(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
+    1.0
+    >>> float(jax.grad(l1)(3.0, 3.0))
+    0.0
+    """
+    predictions, targets = _aligned(predictions, targets)
+    errors = predictions - targets
+    return _reduce(errors * jax.lax.stop_gradient(jnp.sign(errors)), reduction)
+
+
+def smooth_l1(
+    predictions: ArrayLike, targets: ArrayLike, *, beta: float = 1.0, reduction: Reduction = "mean"
+) -> jax.Array:
+    """Squared error / 2 beta within beta of the target, L1 beyond: `torch.nn.SmoothL1Loss`.
+
+    >>> float(smooth_l1(jnp.array([0.5, 3.0]), jnp.zeros(2), reduction="sum"))
+    2.625
+    """
+    if not beta >= 0:
+        raise ValueError(f"beta must be at least 0, got {beta}")
+    if beta == 0:
+        return l1(predictions, targets, reduction=reduction)
+    predictions, targets = _aligned(predictions, targets)
+    return _reduce(optax.huber_loss(predictions, targets, delta=beta) / beta, reduction)
+
+
+def huber(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    delta: float = 1.0,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """Half the squared error within delta of the target, linear beyond: `torch.nn.HuberLoss`.
+
+    >>> float(huber(jnp.array([0.5, 3.0]), jnp.zeros(2), delta=2.0, reduction="sum"))
+    4.125
+    """
+    if not delta > 0:
+        raise ValueError(f"delta must be above 0, got {delta}")
+    predictions, targets = _aligned(predictions, targets)
+    return _reduce(optax.huber_loss(predictions, targets, delta=delta), reduction)
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: ArrayLike = 0.0,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """Softmax and negative log-likelihood of the targets: `torch.nn.CrossEntropyLoss`.
+
+    Args:
+      logits: [B, C].
+      targets: class labels [B], or one-hot or soft targets [B, C].
+      weight: [C], of the classes. With labels the mean is divided by the weights of the labels
+        that occur, with soft targets by B, as torch does.
+      ignore_index: examples with this label count for nothing.
+      label_smoothing: in 0..1; may be traced, so that a population can sweep it.
+      reduction: "none" gives [B].
+
+    Returns:
+      A scalar or [B]. The mean of no example is NaN, as torch's.
+
+    >>> round(float(cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 7]))), 4)
+    2.3026
+    """
+    if isinstance(label_smoothing, int | float) and not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+    labels_given = _are_labels(logits, targets)
+    if labels_given:
+        logits, targets, kept = _kept(logits, targets, ignore_index)
+    elif ignore_index >= 0:
+        raise ValueError(f"ignore_index {ignore_index} needs integer class labels [B] as targets")
+    else:
+        (logits, targets), kept = _same_shape(logits, targets), True
+    weight = _class_weights(weight, logits)  # [1, C]
+    smooth = jnp.where(kept, optax.smooth_labels(targets, label_smoothing), 0)  # [B, C]
+    # The safe form takes 0 * log 0 as 0: a logit of -inf rules a class out, as in torch.
+    values = optax.losses.safe_softmax_cross_entropy(logits, weight * smooth)  # [B]
+    return _reduce(values, reduction, jnp.sum(weight * targets) if labels_given else None)
+
+
+def nll(
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """Negative log-likelihood of class labels [B] under log_probs [B, C]: `torch.nn.NLLLoss`.
+
+    `weight` [C] and `ignore_index` are `cross_entropy`'s; "none" gives [B].
+
+    >>> round(float(nll(jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1]))), 4)
+    1.3863
+    """
+    _require_labels(log_probs, labels)
+    log_probs, targets, _ = _kept(log_probs, labels, ignore_index)
+    weighted = _class_weights(weight, log_probs) * targets  # [B, C]
+    return _reduce(-_dot(weighted, log_probs), reduction, jnp.sum(weighted))
+
+
+def bce_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """Sigmoid and binary cross-entropy per element: `torch.nn.BCEWithLogitsLoss`.
+
+    `weight` scales every element, `pos_weight` the positive part of each; both broadcast to
+    the shape of the logits, and the mean is over elements, not over weights.
+
+    >>> round(float(bce_with_logits(jnp.zeros((2, 3)), jnp.array([0, 2]))), 4)
+    0.6931
+    """
+    logits, targets = _aligned(logits, targets)
+    if pos_weight is None:
+        values = optax.sigmoid_binary_cross_entropy(logits, targets)
+    else:
+        positive = _broadcast("pos_weight", pos_weight, logits) * targets
+        negative = 1 - targets
+        values = -positive * jax.nn.log_sigmoid(logits) - negative * jax.nn.log_sigmoid(-logits)
+    if weight is not None:
+        values = values * _broadcast("weight", weight, logits)
+    return _reduce(values, reduction)
+
+
+def kl_div(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    log_target: bool = False,
+    reduction: Literal["mean", "sum", "none", "batchmean"] = "mean",
+) -> jax.Array:
+    """Kullback-Leibler divergence of log_probs from targets, per element: `torch.nn.KLDivLoss`.
+
+    The targets are probabilities, or their logarithms with `log_target`. "mean" divides by the
+    number of elements, as torch does; "batchmean" by the first axis, as mathematics does.
+
+    >>> half = jnp.full((1, 2), 0.5)
+    >>> float(kl_div(jnp.log(half), half, reduction="batchmean"))
+    0.0
+    """
+    log_probs, targets = _same_shape(log_probs, targets)
+    if log_target:
+        values = jnp.exp(targets) * (targets - log_probs)
+    else:
+        values = xlogy(targets, targets) - targets * log_probs
+    if reduction == "batchmean":
+        return jnp.sum(values) / values.shape[0]
+    return _reduce(values, reduction)
+
+
+def multi_margin(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """Mean over classes of max(0, margin - score of the label + score)^p: `nn.MultiMarginLoss`.
+
+    Args:
+      scores: [B, C].
+      labels: [B], integer.
+      p: 1 or 2.
+      margin: by how much the label's score should lead.
+      weight: [C]; scales each example by its label's. The mean is over B, not over weights.
+      reduction: "none" gives [B].
+
+    >>> float(multi_margin(jnp.array([[3.0, 2.5, 0.0, 0.0]]), jnp.array([0])))
+    0.125
+    """
+    if p not in (1, 2):
+        raise ValueError(f"p must be 1 or 2, got {p}")
+    _require_labels(scores, labels)
+    scores, targets = _aligned(scores, labels)
+    weighted = _class_weights(weight, scores) * targets  # [B, C]
+    lead = _dot(targets, scores)[:, None] - scores  # [B, C]
+    # relu, not maximum: at the kink its gradient is 0 as torch's, that of maximum is 1/2.
+    missing = jnp.where(targets == 1, 0, jax.nn.relu(margin - lead) ** p)
+    return _reduce(jnp.sum(weighted, axis=1) * jnp.mean(missing, axis=1), reduction)
+
+
+# What `loss_fn(logits [B, C], labels [B])` can be: these take integer labels and need no option.
+CLASSIFICATION: dict[str, Callable[..., jax.Array]] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "l1": l1,
+    "smooth_l1": smooth_l1,
+    "huber": huber,
+    "bce_with_logits": bce_with_logits,
+    "multi_margin": multi_margin,
+}
+
+
+def _reduce(values: jax.Array, reduction: str, weight_sum: jax.Array | None = None) -> jax.Array:
+    """`values` reduced; the mean is over `weight_sum` where one is given."""
+    if reduction == "mean":
+        return jnp.mean(values) if weight_sum is None else jnp.sum(values) / weight_sum
+    if reduction == "sum":
+        return jnp.sum(values)
+    if reduction == "none":
+        return values
+    raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+
+
+def _same_shape(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
+    if not jnp.issubdtype(predictions.dtype, jnp.floating):
+        raise ValueError(f"predictions must be floating point, got {predictions.dtype}")
+    if targets.shape != predictions.shape:
+        raise ValueError(
+            f"targets of shape {targets.shape} and type {targets.dtype} do not fit predictions of "
+            f"shape {predictions.shape}: give the same shape, or (where the loss takes them) "
+            "integer class labels [B] for predictions [B, C], C at least 2"
+        )
+    return predictions, targets.astype(predictions.dtype)
+
+
+def _are_labels(predictions: ArrayLike, targets: ArrayLike) -> bool:
+    # One class only is a regression [B, 1] with targets [B]: a mistake, not a classification.
+    shape = jnp.shape(predictions)
+    fits = len(shape) == 2 and shape[1] >= 2 and jnp.shape(targets) == shape[:1]
+    return fits and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+
+
+def _aligned(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Both in the shape and type of the predictions: labels [B] become one-hot [B, C]."""
+    if not _are_labels(predictions, targets):
+        return _same_shape(predictions, targets)
+    labels, classes = jnp.asarray(targets, jnp.int32)[:, None], jnp.shape(predictions)[1]
+    one_hot = (labels == jnp.arange(classes)[None, :]).astype(jnp.result_type(predictions))
+    is_class = (labels >= 0) & (labels < classes)  # [B, 1]
+    return _same_shape(predictions, jnp.where(is_class, one_hot, jnp.nan))
+
+
+def _require_labels(predictions: ArrayLike, labels: ArrayLike) -> None:
+    if not _are_labels(predictions, labels):
+        raise ValueError(
+            "expected predictions [B, C], C at least 2, and integer class labels [B], got shapes "
+            f"{jnp.shape(predictions)} and {jnp.shape(labels)} ({jnp.result_type(labels)})"
+        )
+
+
+def _kept(
+    predictions: ArrayLike, labels: ArrayLike, ignore_index: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Predictions, one-hot targets [B, C] with 0 in ignored rows, and which are kept [B, 1]."""
+    labels = jnp.asarray(labels, jnp.int32)
+    kept = labels != ignore_index  # [B]
+    predictions, targets = _aligned(predictions, jnp.where(kept, labels, 0))
+    return predictions, jnp.where(kept[:, None], targets, 0), kept[:, None]
+
+
+def _class_weights(weight: ArrayLike | None, predictions: jax.Array) -> jax.Array:
+    """[1, C], ones if there are none."""
+    if predictions.ndim != 2:  # for torch the classes are axis 1, for optax the last one
+        raise ValueError(f"predictions must be [B, C], got shape {predictions.shape}")
+    classes = predictions.shape[1]
+    if weight is None:
+        return jnp.ones((1, classes), predictions.dtype)
+    weight = jnp.asarray(weight, predictions.dtype)
+    if weight.shape != (classes,):
+        raise ValueError(f"weight must be [{classes}], one a class, got shape {weight.shape}")
+    return weight[None, :]
+
+
+def _broadcast(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
+    value = jnp.asarray(value, like.dtype)
+    try:
+        return jnp.broadcast_to(value, like.shape)
+    except ValueError:
+        message = f"{name} of shape {value.shape} does not broadcast to {like.shape}"
+        raise ValueError(message) from None
+
+
+def _dot(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """Row by row [B, C] . [B, C] -> [B], with 0 * inf = 0."""
+    return jnp.sum(jnp.where(weights == 0, 0, weights * values), axis=1)

@@ -1,0 +1,119 @@
+"""LeNet, the network of PyTorch's "Neural Networks" tutorial, as a Flax module.
+
+B is the batch. 61,706 parameters in 10 arrays:
+
+    conv1  5x5, 1 -> 6       156        fc1  400 -> 120   48,120
+    conv2  5x5, 6 -> 16    2,416        fc2  120 -> 84    10,164
+                                        fc3   84 -> 10       850
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lenet_jax import ops
+
+IMAGE_SHAPE = (32, 32, 1)
+NUM_CLASSES = 10
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for `Conv2d` and `Linear`, kernel and bias alike: uniform in ±1/√fan_in.
+
+    PyTorch spells it `kaiming_uniform_(a=sqrt(5))` (pytorch/pytorch#57109). Flax's defaults,
+    LeCun-normal kernels and zero biases, are another distribution.
+    """
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class ConvReluPool(nn.Module):
+    """A valid convolution, ReLU and 2x2 max-pool: [B, H, W, C] -> [B, (H-k+1)/2, (W-k+1)/2, K]."""
+
+    in_features: int
+    features: int
+    kernel_size: int
+    op: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.kernel_size
+        init = uniform_fan_in(self.in_features * size * size)
+        kernel = self.param("kernel", init, (size, size, self.in_features, self.features))
+        bias = self.param("bias", init, (self.features,))
+        return self.op(x, kernel, bias)
+
+    def __repr__(self) -> str:
+        size, op = self.kernel_size, self.op.__name__
+        return f"Conv({self.in_features}, {self.features}, kernel_size=({size}, {size}), op={op})"
+
+
+class Linear(nn.Module):
+    """`x @ kernel + bias`, initialised as `torch.nn.Linear`: [B, in_features] -> [B, features]."""
+
+    in_features: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform_fan_in(self.in_features)
+        kernel = self.param("kernel", init, (self.in_features, self.features))
+        bias = self.param("bias", init, (self.features,))
+        return x @ kernel + bias[None, :]
+
+    def __repr__(self) -> str:
+        return f"Linear(in_features={self.in_features}, out_features={self.features}, bias=True)"
+
+
+class LeNet(nn.Module):
+    """The tutorial's `Net`: images [B, 32, 32, 1] -> logits [B, 10].
+
+    `conv_relu_pool` is the operation of the two convolution layers: `ops.conv_relu_pool`,
+    `ops.conv_relu_pool_plain`, or anything of the same signature. None takes the form that was
+    measured to be the faster one on JAX's default backend; printing the network shows which.
+
+    >>> params = LeNet().init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    >>> jax.tree.reduce(lambda total, leaf: total + leaf.size, params, 0)
+    61706
+    >>> LeNet().apply({"params": params}, jnp.zeros((2, *IMAGE_SHAPE))).shape
+    (2, 10)
+    """
+
+    conv_relu_pool: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+
+    def setup(self) -> None:
+        # Measured by experiments/throughput.py; other backends have good convolutions of their own.
+        fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
+        op = self.conv_relu_pool or fastest
+        self.conv1 = ConvReluPool(1, 6, 5, op)
+        self.conv2 = ConvReluPool(6, 16, 5, op)
+        self.fc1 = Linear(16 * 5 * 5, 120)  # 5 * 5 is what is left of the image
+        self.fc2 = Linear(120, 84)
+        self.fc3 = Linear(84, NUM_CLASSES)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        if images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
+            raise ValueError(
+                f"LeNet takes images of shape [batch, 32, 32, 1], got {list(images.shape)}"
+                + ("; add a batch axis with images[None]" if images.shape == IMAGE_SHAPE else "")
+            )
+        x = self.conv1(images)  # [B, 14, 14, 6]
+        x = self.conv2(x)  # [B, 5, 5, 16]
+        x = x.reshape(x.shape[0], -1)  # [B, 400]: all axes but the batch's
+        x = nn.relu(self.fc1(x))  # [B, 120]
+        x = nn.relu(self.fc2(x))  # [B, 84]
+        return self.fc3(x)  # [B, 10]
+
+    def __repr__(self) -> str:
+        bound = self.bind({})  # submodules exist on a bound module only
+        layers = ("conv1", "conv2", "fc1", "fc2", "fc3")
+        return "\n".join(
+            ["LeNet(", *(f"  ({name}): {getattr(bound, name)!r}" for name in layers), ")"]
+        )

@@ -1,0 +1,336 @@
+"""torch.optim's optimizers and schedules as optax transformations, step for step.
+
+Numbers are data, structure is static. Every number (learning rate, momentum, ...) is a strongly
+typed scalar in `opt_state.hyperparams`, so it can be swept by `jax.vmap` and changed between steps.
+What an optimizer consists of is its `update` function, one and the same object for all numbers:
+a jitted step that has it as a static argument is not compiled again for another learning rate.
+A setting of 0 leaves its part out (no momentum, no buffer), and that is structure.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+Schedule = Callable[[ArrayLike], ArrayLike]
+
+# The settings of each optimizer with torch.optim's defaults; nesterov is SGD(nesterov=True).
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0},
+    "nesterov": {"momentum": 0.9, "weight_decay": 0.0},
+    "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+    "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+    "rmsprop": {
+        "alpha": 0.99,
+        "eps": 1e-8,
+        "momentum": 0.0,
+        "centered": False,
+        "weight_decay": 0.0,
+    },
+}
+OPTIMIZERS = tuple(SETTINGS)
+SCHEDULES = ("constant", "cosine", "onecycle")
+DEFAULT_LEARNING_RATE = {
+    "sgd": 0.05,
+    "nesterov": 0.02,
+    "adam": 1e-3,
+    "adamw": 1e-3,
+    "rmsprop": 1e-3,
+}
+
+
+def gradient_descent(params: Any, grads: Any, learning_rate: ArrayLike) -> Any:
+    """The tutorial's update rule, written out: what "sgd" without settings does.
+
+    >>> gradient_descent({"bias": 1.0}, {"bias": 4.0}, 0.25)
+    {'bias': 0.0}
+    """
+    return jax.tree.map(lambda weight, gradient: weight - learning_rate * gradient, params, grads)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: ArrayLike | Schedule | None = None,
+    *,
+    schedule: Schedule | None = None,
+    **settings: Any,
+) -> optax.GradientTransformation:
+    """The optimizer of torch.optim with that name, as an optax transformation.
+
+    Args:
+      name: one of OPTIMIZERS.
+      learning_rate: a number, a schedule (step -> learning rate), or None for
+        DEFAULT_LEARNING_RATE[name].
+      schedule: step -> multiplier of the learning rate, as `make_schedule` returns it or
+        `torch.optim.lr_scheduler.LambdaLR` takes it; step 0 is the first update. It is
+        structure: pass the same function object to avoid compiling again.
+      **settings: those of SETTINGS[name], under torch's names and with torch's defaults.
+
+    Returns:
+      A transformation whose `init` puts the numbers into `opt_state.hyperparams` (`betas` as
+      "beta1" and "beta2") in the type of the parameters, and whose `update` needs `params`. Numbers
+      may be traced, as under `jax.vmap`; only concrete ones are validated.
+
+    Raises:
+      ValueError: for an unknown name or setting, or a number outside its range.
+
+    >>> tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
+    >>> params = {"bias": jnp.array([1.0])}
+    >>> opt_state = tx.init(params)
+    >>> {name: round(float(value), 6) for name, value in opt_state.hyperparams.items()}
+    {'learning_rate': 0.5, 'momentum': 0.9}
+    >>> updates, opt_state = tx.update({"bias": jnp.array([2.0])}, opt_state, params)
+    >>> optax.apply_updates(params, updates)["bias"].tolist()
+    [0.0]
+    """
+    _require_one_of("optimizer", name, OPTIMIZERS)
+    if callable(learning_rate):
+        if schedule is not None:
+            raise ValueError("learning_rate is a schedule already: leave schedule out")
+        learning_rate, schedule = 1.0, learning_rate
+    if schedule is not None and not callable(schedule):
+        raise ValueError(f"schedule must be a function of the step, got {schedule!r}")
+    if learning_rate is None:
+        learning_rate = DEFAULT_LEARNING_RATE[name]
+    for setting in settings:
+        _require_one_of(f"setting of {name}", setting, tuple(SETTINGS[name]))
+    settings = SETTINGS[name] | settings
+    centered = settings.pop("centered", False)
+    if not isinstance(centered, bool):
+        raise ValueError(f"centered must be True or False, got {centered!r}")
+    hyperparams = _hyperparams(learning_rate, settings)
+    if name == "nesterov" and "momentum" not in hyperparams:
+        raise ValueError("nesterov needs a momentum above 0, got momentum=0; plain is sgd")
+    template = _template(name, tuple(hyperparams), centered, schedule)
+
+    def init(params: optax.Params) -> optax.OptState:
+        state = template.init(params)
+        # Copies: a donated state must not take the caller's learning-rate array with it.
+        typed = {
+            key: jnp.array(hyperparams[key], slot.dtype) for key, slot in state.hyperparams.items()
+        }
+        return state._replace(hyperparams=typed)
+
+    return optax.GradientTransformationExtraArgs(init, template.update)
+
+
+def make_schedule(name: str, total_steps: int, *, warmup_steps: int = 0) -> Schedule:
+    """A function step -> multiplier of the learning rate, for `make_optimizer(schedule=...)`.
+
+    "constant" is 1. "cosine" falls from 1 to 0 at total_steps (torch's `CosineAnnealingLR`).
+    "onecycle" is torch's `OneCycleLR` with its defaults, divided by max_lr: from 1/25 to 1 in
+    the first 30 % of the steps, then down to 1/250,000; its cycling of the momentum is not part.
+
+    Args:
+      name: one of SCHEDULES.
+      total_steps: how many updates there will be.
+      warmup_steps: a linear rise over this many steps before the shape, which takes the rest
+        (torch's `LinearLR(start_factor=1 / (warmup_steps + 1))`); "onecycle" has its own.
+
+    Returns:
+      A function for jitted code; the same arguments give the identical object.
+
+    Raises:
+      ValueError: for an unknown name, or steps outside their range.
+
+    >>> cosine = make_schedule("cosine", 100)
+    >>> [round(float(cosine(step)), 4) for step in (0, 50, 100)]
+    [1.0, 0.5, 0.0]
+    >>> cosine is make_schedule("cosine", total_steps=100)
+    True
+    """
+    _require_one_of("schedule", name, SCHEDULES)
+    if not isinstance(total_steps, int) or total_steps < 1:
+        raise ValueError(f"total_steps must be an integer above 0, got {total_steps!r}")
+    if not isinstance(warmup_steps, int) or not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps must be an integer from 0 to total_steps - 1, got {warmup_steps!r}"
+        )
+    if name == "onecycle" and warmup_steps:
+        raise ValueError(f"onecycle warms up by itself: leave out warmup_steps={warmup_steps}")
+    return _schedule(name, total_steps, warmup_steps)
+
+
+@cache
+def _schedule(name: str, total_steps: int, warmup_steps: int) -> Schedule:
+    shape = {"constant": _constant, "cosine": _cosine, "onecycle": _onecycle}[name]
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, float)  # int32 / int stays float32 under x64
+        rise = (step + 1) / (warmup_steps + 1)
+        return jnp.where(
+            step < warmup_steps, rise, shape(step - warmup_steps, total_steps - warmup_steps)
+        )
+
+    return schedule
+
+
+def _constant(step: jax.Array, total_steps: int) -> jax.Array:
+    return jnp.ones_like(step)
+
+
+def _cosine(step: jax.Array, total_steps: int) -> jax.Array:
+    return _half_cosine(1.0, 0.0, step / total_steps)
+
+
+def _onecycle(step: jax.Array, total_steps: int) -> jax.Array:
+    peak, end = 0.3 * total_steps - 1, total_steps - 1  # torch's: between two steps, if need be
+    low, lowest = 1 / 25, 1 / 25 / 1e4
+    return jnp.where(
+        step <= peak,
+        _half_cosine(low, 1.0, step / peak),
+        _half_cosine(1.0, lowest, (step - peak) / (end - peak)),
+    )
+
+
+def _half_cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
+    # cos(x/2)^2 is (1 + cos x) / 2 without the cancellation near the end
+    return end + (start - end) * jnp.cos(jnp.pi / 2 * jnp.clip(fraction, 0, 1)) ** 2
+
+
+@cache
+def _template(
+    name: str, hyperparams: tuple[str, ...], centered: bool, schedule: Schedule | None
+) -> optax.GradientTransformationExtraArgs:
+    """One transformation a structure: its `update` reads every number from the state."""
+    rule = {
+        "sgd": _sgd,
+        "nesterov": _nesterov,
+        "adam": _adam,
+        "adamw": _adamw,
+        "rmsprop": partial(_rmsprop, centered),
+    }[name]
+    # partial hides the schedule from inject_hyperparams, which would take it for a number.
+    return optax.inject_hyperparams(partial(rule, schedule))(**dict.fromkeys(hyperparams, 0.0))
+
+
+# The rules, in torch's order: decay, direction, learning rate last. A number that is None leaves
+# its part out; inject_hyperparams reads the names of the numbers from the signatures.
+
+
+def _sgd(schedule, learning_rate, momentum=None, dampening=None, weight_decay=None):
+    buffer = optax.trace if dampening is None else partial(_dampened_trace, dampening)
+    return optax.chain(
+        _optional(optax.add_decayed_weights, weight_decay),
+        _optional(buffer, momentum),
+        _descend(learning_rate, schedule),
+    )
+
+
+def _nesterov(schedule, learning_rate, momentum, weight_decay=None):
+    return optax.chain(
+        _optional(optax.add_decayed_weights, weight_decay),
+        optax.trace(momentum, nesterov=True),
+        _descend(learning_rate, schedule),
+    )
+
+
+def _adam(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
+    return optax.chain(
+        _optional(optax.add_decayed_weights, weight_decay),  # L2: the moments see the decay
+        optax.scale_by_adam(beta1, beta2, eps),
+        _descend(learning_rate, schedule),
+    )
+
+
+def _adamw(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
+    return optax.chain(
+        optax.scale_by_adam(beta1, beta2, eps),
+        _optional(optax.add_decayed_weights, weight_decay),  # decoupled: they do not
+        _descend(learning_rate, schedule),
+    )
+
+
+def _rmsprop(centered, schedule, learning_rate, alpha, eps, momentum=None, weight_decay=None):
+    # optax.rmsprop has eps inside the root by default, and the learning rate before the momentum,
+    # which is another optimizer as soon as the learning rate changes.
+    scale = optax.scale_by_stddev if centered else optax.scale_by_rms
+    return optax.chain(
+        _optional(optax.add_decayed_weights, weight_decay),
+        scale(alpha, eps, eps_in_sqrt=False),
+        _optional(optax.trace, momentum),
+        _descend(learning_rate, schedule),
+    )
+
+
+def _optional(
+    part: Callable[[Any], optax.GradientTransformation], value: Any
+) -> optax.GradientTransformation:
+    return optax.identity() if value is None else part(value)
+
+
+def _descend(learning_rate: ArrayLike, schedule: Schedule | None) -> optax.GradientTransformation:
+    return optax.chain(
+        _optional(optax.scale_by_schedule, schedule), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+class _DampenedTraceState(NamedTuple):
+    is_empty: jax.Array  # [] bool
+    trace: optax.Updates
+
+
+def _dampened_trace(dampening: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:
+    """torch's buffer: the first gradient whole, then decay * buffer + (1 - dampening) * gradient.
+
+    `optax.trace` has no dampening, and scaling the gradient before it would dampen the first one.
+    """
+
+    def init(params: optax.Params) -> _DampenedTraceState:
+        return _DampenedTraceState(jnp.array(True), optax.tree.zeros_like(params))
+
+    def update(
+        updates: optax.Updates, state: _DampenedTraceState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, _DampenedTraceState]:
+        del params
+        share = jnp.where(state.is_empty, 1.0, 1 - dampening)
+        trace = jax.tree.map(lambda g, t: decay * t + share * g, updates, state.trace)
+        return trace, _DampenedTraceState(jnp.array(False), trace)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str, ArrayLike]:
+    """The validated numbers under their names in the state; parts that are 0 are left out."""
+    settings = {"learning_rate": learning_rate, **settings}
+    if "betas" in settings:
+        betas = settings.pop("betas")
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise ValueError(f"betas must be two numbers, got {betas!r}") from None
+        settings["beta1"] = _number("betas[0]", beta1, below=1)
+        settings["beta2"] = _number("betas[1]", beta2, below=1)
+    for name, value in settings.items():
+        settings[name] = _number(name, value)
+    for part in ("momentum", "dampening", "weight_decay"):
+        value = settings.get(part)
+        if isinstance(value, float) and value == 0:
+            del settings[part]
+    if "momentum" not in settings:
+        settings.pop("dampening", None)  # without a buffer there is nothing to dampen, as in torch
+    return settings
+
+
+def _number(name: str, value: Any, below: float = math.inf) -> ArrayLike:
+    """`value` as a float in [0, below); a traced scalar passes as it is."""
+    if isinstance(value, jax.core.Tracer) and value.shape == ():
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < below:
+        limit = "1" if below == 1 else "infinity"
+        raise ValueError(f"{name} must be a number in [0, {limit}), got {value!r}")
+    return number
+
+
+def _require_one_of(what: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"unknown {what} {value!r}; choose one of: {', '.join(valid)}")

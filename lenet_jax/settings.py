@@ -1,0 +1,66 @@
+"""A run's settings: one frozen dataclass that flags fill, a workdir keeps and messages name."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from lenet_jax import losses
+from lenet_jax.cli import check_choices, setting
+from lenet_jax.data import DATASETS
+from lenet_jax.optimizers import OPTIMIZERS, SCHEDULES
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `python -m lenet_jax.train` can be told. None means: decided when the run starts.
+
+    Raises:
+      ValueError: a setting is out of its range; the message starts with the flag.
+    """
+
+    optimizer: str = setting("adam", "how gradients become updates", OPTIMIZERS)
+    learning_rate: float | None = setting(None, "step size (default: the optimizer's own)")
+    momentum: float | None = setting(
+        None, "momentum of sgd, nesterov and rmsprop (default: 0.9 for nesterov, else 0)"
+    )
+    weight_decay: float | None = setting(
+        None, "L2 penalty, decoupled for adamw (default: 0.01 for adamw, else 0)"
+    )
+    schedule: str = setting("onecycle", "the learning rate's course over the run", SCHEDULES)
+    loss: str = setting(
+        "cross_entropy",
+        "what is minimised; regression losses compare with one-hot labels",
+        tuple(losses.CLASSIFICATION),
+    )
+    dataset: str | None = setting(
+        None, "what to learn (default: mnist if it can be had, else digits)", DATASETS
+    )
+    data_dir: str | None = setting(
+        None,
+        "folder with IDX files (train-images-idx3-ubyte[.gz], ...) or of tensorflow-datasets "
+        "(default: ~/tensorflow_datasets)",
+    )
+    batch_size: int = setting(64, "examples per update")
+    epochs: int | None = setting(None, "passes over the training split (default: 5; digits 30)")
+    seed: int = setting(0, "of initialisation and data order")
+    workdir: str | None = setting(
+        None, "folder for the run's files (default: runs/<data set>-<optimizer>-<time>)"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        self._check("learning_rate", "a number above 0", lambda v: 0 < v < math.inf)
+        self._check("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
+        self._check("weight_decay", "a number of at least 0", lambda v: 0 <= v < math.inf)
+        self._check("batch_size", "at least 1", lambda v: v >= 1)
+        self._check("epochs", "at least 1", lambda v: v >= 1)
+        self._check("seed", "from 0 to 4294967295", lambda v: 0 <= v < 2**32)
+
+    def _check(self, name: str, wanted: str, holds: Any) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):  # NaN fails every comparison
+            raise ValueError(f"--{name}={value}: must be {wanted}")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)

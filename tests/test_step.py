@@ -1,0 +1,179 @@
+"""The whole chain against live PyTorch: logits, losses, gradients, 20 steps of each optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+from tutorial_net import grads_of, make_net, params_of, random_batch, to_torch
+
+from lenet_jax import losses, ops
+from lenet_jax.model import LeNet
+from lenet_jax.optimizers import make_optimizer
+from lenet_jax.step import create_train_state, eval_step, train_step, update
+
+OPS = [ops.conv_relu_pool, ops.conv_relu_pool_plain]
+PRECISIONS = {"float32": (np.float32, torch.float32), "float64": (np.float64, torch.float64)}
+
+
+def one_hot(labels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.one_hot(labels, 10).to(like.dtype)
+
+
+LOSSES = {
+    losses.cross_entropy: F.cross_entropy,
+    losses.mse: lambda x, y: F.mse_loss(x, one_hot(y, x)),
+    losses.l1: lambda x, y: F.l1_loss(x, one_hot(y, x)),
+    losses.smooth_l1: lambda x, y: F.smooth_l1_loss(x, one_hot(y, x)),
+    losses.huber: lambda x, y: F.huber_loss(x, one_hot(y, x)),
+    losses.bce_with_logits: lambda x, y: F.binary_cross_entropy_with_logits(x, one_hot(y, x)),
+    losses.multi_margin: F.multi_margin_loss,
+}
+
+
+@pytest.fixture(params=PRECISIONS)
+def precision(request):
+    """NumPy's and torch's type, and one rounding of it."""
+    with jax.enable_x64(request.param == "float64"):
+        yield *PRECISIONS[request.param], float(np.finfo(request.param).eps)
+
+
+def largest_difference(ours, theirs) -> float:
+    """Over all arrays, relative to the largest number of each."""
+    return max(
+        float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    )
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("loss_fn", LOSSES, ids=lambda f: f.__name__)
+def test_each_loss_and_its_ten_gradients_are_pytorchs(loss_fn, op, precision):
+    dtype, torch_dtype, rounding = precision
+    net, (images, labels) = make_net(1, torch_dtype), random_batch(2, 8, dtype)
+    params = params_of(net)
+    loss = LOSSES[loss_fn](net(to_torch(images)), torch.from_numpy(labels).long())
+    loss.backward()
+
+    @jax.jit
+    def ours(params):
+        return loss_fn(LeNet(op).apply({"params": params}, images), labels)
+
+    our_loss, our_grads = jax.value_and_grad(ours)(params)
+    assert our_loss.dtype == dtype
+    assert abs(float(our_loss) / loss.item() - 1) < 10 * rounding
+    assert largest_difference(our_grads, grads_of(net)) < 30 * rounding
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_chosen_cotangent_gives_pytorchs_gradients(op, precision):
+    """The tutorial's `out.backward(torch.randn(1, 10))`."""
+    dtype, torch_dtype, rounding = precision
+    net, (images, _) = make_net(5, torch_dtype), random_batch(6, 1, dtype)
+    cotangent = np.random.default_rng(7).standard_normal((1, 10)).astype(dtype)
+    net(to_torch(images)).backward(torch.from_numpy(cotangent))
+    forward = jax.jit(lambda params: LeNet(op).apply({"params": params}, images))
+    _, pull_back = jax.vjp(forward, params_of(net))
+    assert largest_difference(pull_back(cotangent)[0], grads_of(net)) < 30 * rounding
+
+
+TORCH_OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+}
+RATES = {"sgd": 0.05, "nesterov": 0.02, "adam": 1e-3, "rmsprop": 1e-3}
+
+
+@pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
+def test_twenty_steps_end_where_pytorchs_end(name, precision):
+    dtype, torch_dtype, _ = precision
+    net = make_net(8, torch_dtype)
+    optimizer = TORCH_OPTIMIZERS[name](net.parameters())
+    tx = make_optimizer(name, RATES[name])
+    state = create_train_state(jax.random.key(0), tx)
+    params = jax.tree.map(jnp.asarray, params_of(net))
+    state = type(state)(state.step, params, tx.init(params), state.model, state.tx_update)
+    for step in range(20):
+        images, labels = random_batch(100 + step, 16, dtype)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(to_torch(images)), torch.from_numpy(labels).long())
+        loss.backward()
+        optimizer.step()
+        state, metrics = train_step(state, {"image": images, "label": labels})
+    tolerance = 3e-4 if dtype == np.float32 else 1e-9
+    theirs = params_of(net)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
+    differences = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, theirs)
+    assert max(jax.tree.leaves(differences)) < tolerance * largest
+    assert abs(float(metrics["loss"]) / loss.item() - 1) < tolerance
+    assert int(state.step) == 20
+
+
+def batch_of(size: int) -> dict:
+    images, labels = random_batch(0, size)
+    return {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+
+
+def test_train_step_is_update_jitted():
+    batch = batch_of(8)
+    state = create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1))
+    expected, expected_metrics = jax.jit(update)(state, batch)  # op by op takes 20 s to compile
+    actual, actual_metrics = train_step(state, batch)
+    assert largest_difference(actual.params, expected.params) < 1e-6
+    assert float(actual_metrics["loss"]) == pytest.approx(float(expected_metrics["loss"]), rel=1e-6)
+    assert actual_metrics["accuracy"] == expected_metrics["accuracy"]
+
+
+def test_train_step_consumes_its_state():
+    state = create_train_state(jax.random.key(0), make_optimizer("adam"))
+    train_step(state, batch_of(4))
+    with pytest.raises(RuntimeError, match="deleted"):
+        state.params["fc3"]["bias"] + 1
+
+
+def test_metrics_are_of_the_batch_before_the_update():
+    batch = batch_of(32)
+    state = create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1))
+    before = eval_step(state, batch)
+    _, metrics = train_step(state, batch)
+    assert set(metrics) == {"loss", "accuracy"}
+    assert metrics["accuracy"] == before["accuracy"]
+    assert float(metrics["loss"]) == pytest.approx(float(before["loss"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss_fn", [losses.mse, lambda logits, labels: jnp.sum(logits**2)])
+def test_any_loss_and_any_optax_transformation_are_accepted(loss_fn):
+    batch = batch_of(16)
+    state = create_train_state(jax.random.key(0), optax.lion(1e-3))
+    state, first = train_step(state, batch, loss_fn=loss_fn)
+    for _ in range(5):
+        state, last = train_step(state, batch, loss_fn=loss_fn)
+    assert float(last["loss"]) < float(first["loss"])
+
+
+def test_a_second_learning_rate_and_a_second_state_do_not_compile_again():
+    batch = batch_of(4)
+    for rate in (0.1, 0.01):
+        state = create_train_state(jax.random.key(0), make_optimizer("nesterov", rate))
+        for _ in range(2):
+            state, _ = train_step(state, batch)
+        if rate == 0.1:
+            compiled = train_step._cache_size()
+    assert train_step._cache_size() == compiled
+
+
+def test_a_step_is_pure_under_vmap():
+    """Two networks at once are the two networks one after the other."""
+    batch = batch_of(4)
+    tx = make_optimizer("adam")
+    make = lambda key: create_train_state(key, tx)
+    keys = jax.random.split(jax.random.key(3), 2)
+    together, _ = jax.jit(jax.vmap(update, in_axes=(0, None)))(jax.vmap(make)(keys), batch)
+    for i, key in enumerate(keys):
+        alone, _ = train_step(make(key), batch)
+        member = jax.tree.map(lambda leaf: leaf[i], together.params)
+        assert largest_difference(member, alone.params) < 1e-5

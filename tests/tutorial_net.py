@@ -1,0 +1,51 @@
+"""The judge: the network of PyTorch's tutorial, in PyTorch, and its weights as ours."""
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from lenet_jax.interchange import from_state_dict
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+def make_net(seed: int, dtype: torch.dtype = torch.float32) -> Net:
+    torch.manual_seed(seed)
+    return Net().to(dtype)
+
+
+def params_of(net: Net) -> dict:
+    """A copy, so that torch's in-place updates do not reach it."""
+    return from_state_dict({k: v.detach().numpy().copy() for k, v in net.state_dict().items()})
+
+
+def grads_of(net: Net) -> dict:
+    return from_state_dict({k: v.grad.numpy().copy() for k, v in net.named_parameters()})
+
+
+def random_batch(seed: int, size: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Images [size, 32, 32, 1] and labels [size]."""
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((size, 32, 32, 1)).astype(dtype)
+    return images, rng.integers(0, 10, size).astype(np.int32)
+
+
+def to_torch(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
