@@ -4,13 +4,17 @@ A command ends with 0 when it did its work, 1 when it failed at it, and 2 with o
 when it was asked for something that cannot be.
 """
 
+import contextlib
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, TypeVar
 
+import jax
 from absl import flags
 
 S = TypeVar("S")
@@ -66,6 +70,19 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
         )
     except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
         fail(f"{error} (--help lists the flags)")
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder; JAX_COMPILATION_CACHE_DIR goes first."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home, "lenet_jax")
+    with contextlib.suppress(OSError):  # a read-only home only costs the time
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _help(settings_class: type, doc: str) -> str:

@@ -68,7 +68,7 @@ def train_steps(
     std: ArrayLike = MNIST_STD,
     loss_fn: LossFn = losses.cross_entropy,
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: a part of an epoch, so that a caller can show progress or stop in between.
+    """Consumes its state: a part of an epoch, so that a caller can show progress or stop.
 
     Args:
       state: from `create_train_state`.

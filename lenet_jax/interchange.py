@@ -13,6 +13,17 @@ import numpy as np
 
 _CONVS = ("conv1", "conv2")
 _DENSE = ("fc1", "fc2", "fc3")
+_WEIGHTS = {
+    "conv1": (6, 1, 5, 5),
+    "conv2": (16, 6, 5, 5),
+    "fc1": (120, 400),
+    "fc2": (84, 120),
+    "fc3": (10, 84),
+}
+_SHAPES = {
+    **{f"{name}.weight": shape for name, shape in _WEIGHTS.items()},
+    **{f"{name}.bias": shape[:1] for name, shape in _WEIGHTS.items()},
+}
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -46,12 +57,14 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
       ValueError: an array is missing, left over, or of another shape than LeNet's.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
-    wanted = {f"{name}.{kind}" for name in _CONVS + _DENSE for kind in ("weight", "bias")}
-    if state.keys() != wanted:
+    if state.keys() != _SHAPES.keys():
         raise ValueError(
-            "not the state dict of the tutorial's network: "
-            f"missing {sorted(wanted - state.keys())}, not known {sorted(state.keys() - wanted)}"
+            "not the state dict of the tutorial's network: missing "
+            f"{sorted(_SHAPES.keys() - state.keys())}, unknown {sorted(state.keys() - _SHAPES.keys())}"
         )
+    for key, shape in _SHAPES.items():
+        if state[key].shape != shape:
+            raise ValueError(f"{key} has shape {state[key].shape}, the tutorial's network {shape}")
     params = {}
     for name in _CONVS:
         kernel = state[f"{name}.weight"].transpose(2, 3, 1, 0)

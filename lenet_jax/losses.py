@@ -243,8 +243,11 @@ CLASSIFICATION: dict[str, Callable[..., jax.Array]] = {
 
 def _reduce(values: jax.Array, reduction: str, weight_sum: jax.Array | None = None) -> jax.Array:
     """`values` reduced; the mean is over `weight_sum` where one is given."""
+    if reduction == "mean" and weight_sum is not None:
+        empty = weight_sum == 0  # the mean of nothing is NaN and pulls at nothing, as in torch
+        return jnp.where(empty, jnp.nan, jnp.sum(values) / jnp.where(empty, 1, weight_sum))
     if reduction == "mean":
-        return jnp.mean(values) if weight_sum is None else jnp.sum(values) / weight_sum
+        return jnp.mean(values)
     if reduction == "sum":
         return jnp.sum(values)
     if reduction == "none":

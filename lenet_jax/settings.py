@@ -1,14 +1,15 @@
 """A run's settings: one frozen dataclass that flags fill, a workdir keeps and messages name."""
 
 import dataclasses
-import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from lenet_jax import losses
 from lenet_jax.cli import check_choices, setting
 from lenet_jax.data import DATASETS
 from lenet_jax.optimizers import OPTIMIZERS, SCHEDULES
+from lenet_jax.optimizers import SETTINGS as OPTIMIZER_SETTINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +48,24 @@ class Settings:
     workdir: str | None = setting(
         None, "folder for the run's files (default: runs/<data set>-<optimizer>-<time>)"
     )
+    compilation_cache: bool = setting(
+        True, "keep compiled programs in ~/.cache/lenet_jax, so that the next run starts sooner"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         self._check("learning_rate", "a number above 0", lambda v: 0 < v < math.inf)
         self._check("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
         self._check("weight_decay", "a number of at least 0", lambda v: 0 <= v < math.inf)
+        if self.momentum is not None and "momentum" not in OPTIMIZER_SETTINGS[self.optimizer]:
+            raise ValueError(f"--momentum={self.momentum}: {self.optimizer} has no momentum")
+        if self.optimizer == "nesterov":
+            self._check("momentum", "above 0 for nesterov", lambda v: v > 0)
         self._check("batch_size", "at least 1", lambda v: v >= 1)
         self._check("epochs", "at least 1", lambda v: v >= 1)
         self._check("seed", "from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 
-    def _check(self, name: str, wanted: str, holds: Any) -> None:
+    def _check(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):  # NaN fails every comparison
             raise ValueError(f"--{name}={value}: must be {wanted}")
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)

@@ -142,13 +142,17 @@ def describe_run(settings: Settings, dataset: data.Dataset) -> str:
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
     try:
-        dataset = data.load(settings.dataset, settings.data_dir)
+        dataset = data.load(settings.dataset, settings.data_dir, report=print)
         settings = resolve(settings, dataset)
         path = workdir.create(settings)
         workdir.write_config(path, settings, dataset)
     except ValueError as error:
         cli.fail(error)
+    if dataset.note:
+        print(f"training on {dataset.name}: {dataset.note}")
     print(describe_run(settings, dataset), flush=True)
+    if settings.compilation_cache:
+        cli.enable_compilation_cache()
     fit(settings, dataset, path, lambda line: tqdm.write(line))
 
 

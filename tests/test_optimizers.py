@@ -24,7 +24,7 @@ LEARNING_RATE = 0.01
 
 TORCH = {
     "sgd": torch.optim.SGD,
-    "nesterov": partial(torch.optim.SGD, **{"momentum": 0.9, "nesterov": True}),
+    "nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
@@ -77,12 +77,13 @@ def torch_trajectory(name, settings, schedule, dtype):
     params, grads = (torch.tensor(array) for array in problem(dtype))
     params = torch.nn.Parameter(params)
     optimizer = TORCH[name]([params], lr=LEARNING_RATE, **settings)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule or (lambda step: 1.0))
+    scheduler = schedule and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     trajectory = []
     for grad in grads:
         params.grad = grad
         optimizer.step()
-        scheduler.step()
+        if scheduler:
+            scheduler.step()
         trajectory.append(params.detach().clone())
     return torch.stack(trajectory).numpy()  # [300, 36]
 
@@ -227,6 +228,7 @@ def test_a_population_sweeps_numbers_under_vmap():
     betas = jnp.array([[0.9, 0.99], [0.8, 0.9], [0.0, 0.5]])
     grads = jax.tree.map(jnp.cos, PARAMS)
 
+    @jax.jit
     def first_steps(rate, betas):
         tx = make_optimizer("adamw", rate, betas=betas, weight_decay=rate)
         params, opt_state = PARAMS, tx.init(PARAMS)
@@ -237,7 +239,7 @@ def test_a_population_sweeps_numbers_under_vmap():
 
     swept = jax.vmap(first_steps)(rates, betas)
     for index, (rate, pair) in enumerate(zip(rates, betas, strict=True)):
-        alone = first_steps(float(rate), tuple(pair.tolist()))
+        alone = first_steps(rate, pair)
         for key, leaf in alone.items():
             np.testing.assert_allclose(swept[key][index], leaf, rtol=1e-6)
 

@@ -175,5 +175,5 @@ def test_a_step_is_pure_under_vmap():
     together, _ = jax.jit(jax.vmap(update, in_axes=(0, None)))(jax.vmap(make)(keys), batch)
     for i, key in enumerate(keys):
         alone, _ = train_step(make(key), batch)
-        member = jax.tree.map(lambda leaf: leaf[i], together.params)
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], together.params)
         assert largest_difference(member, alone.params) < 1e-5

@@ -79,8 +79,9 @@ def load(
         splits = catalog.load(wanted, folder, report)
     except catalog.UnavailableError as error:
         if name:
-            raise
-        return _dataset("digits", digits.SOURCE, digits.load(), note=str(error))
+            raise ValueError(f"{error}, or use --dataset=digits") from error
+        note = f"using digits, because there are {error}"
+        return _dataset("digits", digits.SOURCE, digits.load(), note)
     return _dataset(wanted, f"tensorflow-datasets' copy in {folder / wanted}", splits)
 
 

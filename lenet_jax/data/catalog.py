@@ -6,9 +6,9 @@ the four files are fetched here and checked against its checksums, and a subclas
 writes them as array_record, which needs no TensorFlow; the result is the ordinary prepared copy.
 
 Decoding 70,000 PNG images takes 10 s, so the first read leaves the arrays beside the prepared
-copy, as `<folder>/<name>/<name>.npz`: the four arrays of `Splits`, in the order of the IDX files,
-so that a run is the same wherever its data came from. The file is only a cache; if it is damaged
-(zip checks a CRC-32) or deleted, it is written again from the prepared copy.
+copy, as `<folder>/<name>/lenet_jax.npz`: the four arrays of `Splits`, in the order of the IDX
+files, so that a run is the same wherever its data came from. The file is only a cache; if it is
+damaged (zip checks a CRC-32) or deleted, it is written again from the prepared copy.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import hashlib
 import io
 import os
 import queue
+import struct
 import tempfile
 import threading
-import zipfile
-import zlib
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,10 +51,7 @@ class UnavailableError(ValueError):
 
 def default_folder() -> Path:
     """Where tensorflow-datasets keeps what it prepared."""
-    return Path(
-        os.environ.get("TFDS_DATA_DIR")
-        or os.path.expanduser(os.path.join("~", "tensorflow_datasets"))
-    )
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def load(name: str, folder: Path, report: Report) -> Splits:
@@ -69,7 +66,7 @@ def load(name: str, folder: Path, report: Report) -> Splits:
       UnavailableError: it is not in `folder` and cannot be downloaded.
       ValueError: the copy in `folder` cannot be read.
     """
-    cache = folder / name / f"{name}.npz"
+    cache = folder / name / "lenet_jax.npz"
     if (splits := _read_cache(cache)) is not None:
         return splits
     if not _is_prepared(name, folder):
@@ -119,7 +116,7 @@ def read_prepared(name: str, folder: Path) -> Splits:
     """Reads tensorflow-datasets' prepared copy in `folder`, in the order of the IDX files.
 
     Raises:
-      ValueError: the copy is damaged, or in a format that only TensorFlow reads.
+      ValueError: the copy is damaged.
     """
     tfds = _import_tfds()
     arrays = []
@@ -129,17 +126,39 @@ def read_prepared(name: str, folder: Path) -> Splits:
     ):
         builder = _stock_builder(tfds, name)(data_dir=folder)
         for split in ("train", "test"):
-            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-            order = _stored_order(split, len(source))
-            images = np.empty((len(source), 28, 28), np.uint8)
-            labels = np.empty(len(source), np.uint8)
-            for i, example in zip(order, source.__getitems__(range(len(source))), strict=True):
+            examples = _read_examples(builder, split, {"image": tfds.decode.SkipDecoding()})
+            order = _stored_order(split, builder.info.splits[split].num_examples)
+            images = np.empty((len(order), 28, 28), np.uint8)
+            labels = np.empty(len(order), np.uint8)
+            for i, example in zip(order, examples, strict=True):
                 images[i] = _decode_png(example["image"])
                 labels[i] = example["label"]
             arrays += [images, labels]
     splits = Splits(*arrays)
     idx.check_splits(splits, dict.fromkeys(Splits._fields, folder / name))
     return splits
+
+
+def _read_examples(builder: Any, split: str, decoders: dict[str, Any]) -> list[dict[str, Any]]:
+    info = builder.info
+    if info.file_format.value != "tfrecord":
+        source = builder.as_data_source(split, decoders=decoders)
+        return source.__getitems__(range(len(source)))
+    # What a machine with TensorFlow prepared. tensorflow-datasets needs TensorFlow for the frame
+    # around the records (length, its checksum, record, its checksum), but not for the records.
+    return [
+        info.features.deserialize_example_np(record, decoders=decoders)
+        for path in info.splits[split].filepaths
+        for record in _read_tfrecord(path.read_bytes())
+    ]
+
+
+def _read_tfrecord(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield data[start + 12 : start + 12 + length]
+        start += length + 16
 
 
 def _stored_order(split: str, count: int) -> list[int]:
@@ -154,23 +173,19 @@ def _stored_order(split: str, count: int) -> list[int]:
 def _download_and_prepare(name: str, folder: Path, report: Report) -> None:
     _, url = SETS[name]
     files = ", ".join(f"{stem}.gz" for stem in idx.FILES.values())
-    instead = f"put {files} into a folder and name it with --data_dir, or use --dataset=digits"
-    not_here = f"{name} is not in {folder}"
+    missing = f"neither IDX files nor a prepared copy of {name} in {folder}"
+    instead = f"put {files} into a folder and name it with --data_dir"
     if reason := _unreachable(f"{url}{idx.FILES['test_labels']}.gz"):
-        raise UnavailableError(f"{not_here} and {url} cannot be reached ({reason}): {instead}")
+        raise UnavailableError(f"{missing}, and {url} cannot be reached ({reason}): {instead}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as downloads:
             _download(name, Path(downloads), report)
             report(f"preparing {name} in {folder}, once: takes about 20 s")
             prepare(name, folder, Path(downloads))
-    except ImportError as error:
-        raise UnavailableError(
-            f"{not_here} and needs {error.name} to get there: {instead}"
-        ) from error
     except (OSError, ValueError) as error:
         raise UnavailableError(
-            f"{not_here} and could not be put there ({error}): {instead}"
+            f"{missing}, and it cannot be put there ({error}): {instead}"
         ) from error
 
 
@@ -194,13 +209,12 @@ def _fetch(url: str, size: int) -> bytes:
         with urllib.request.urlopen(url, timeout=STALL) as response:
             return response.read(size + 1)
     except (OSError, HTTPException) as error:
-        raise ValueError(f"{url}: {error}") from error
+        raise ValueError(f"{url}: {_without_frame(error)}") from error
 
 
 def _unreachable(url: str) -> str | None:
     """Why `url` does not answer, known within `PATIENCE` seconds, or None if it does."""
     import urllib.request
-    from http.client import HTTPException
 
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -209,8 +223,8 @@ def _unreachable(url: str) -> str | None:
             request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=PATIENCE):
                 answers.put(None)
-        except (OSError, HTTPException) as error:
-            answers.put(str(getattr(error, "reason", "") or error))
+        except Exception as error:  # whatever it is, the main thread says it
+            answers.put(_without_frame(error))
 
     # In a thread, because no timeout covers the look-up of the name.
     threading.Thread(target=ask, daemon=True).start()
@@ -218,6 +232,10 @@ def _unreachable(url: str) -> str | None:
         return answers.get(timeout=PATIENCE)
     except queue.Empty:
         return f"no answer within {PATIENCE} s"
+
+
+def _without_frame(error: Exception) -> str:
+    return str(error).removeprefix("<urlopen error ").removesuffix(">")
 
 
 def _is_prepared(name: str, folder: Path) -> bool:
@@ -232,8 +250,12 @@ def _is_prepared(name: str, folder: Path) -> bool:
 
 
 def _import_tfds() -> ModuleType:
-    import tensorflow_datasets
-
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ValueError(
+            f"tensorflow-datasets cannot be imported ({error}); install it, or use --dataset=digits"
+        ) from error
     return tensorflow_datasets
 
 
@@ -275,19 +297,17 @@ def _read_cache(path: Path) -> Splits | None:
         with np.load(path, allow_pickle=False) as arrays:
             splits = Splits(*(arrays[part] for part in Splits._fields))
         idx.check_splits(splits, dict.fromkeys(Splits._fields, path))
-    except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # damage shows in a dozen ways, and all mean: read the prepared copy again
         return None
     return splits
 
 
 def _write_cache(path: Path, splits: Splits) -> None:
     """Writes under another name first, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("wb") as file:
             np.savez(file, **splits._asdict())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
