@@ -47,7 +47,7 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     )
     for name in _CONVS + _DENSE:
         state[f"{name}.bias"] = params[name]["bias"]
-    return {key: np.ascontiguousarray(state[key]) for key in sorted(state)}
+    return {key: state[key].copy() for key in sorted(state)}  # contiguous, and torch may write
 
 
 def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
@@ -57,10 +57,10 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
       ValueError: an array is missing, left over, or of another shape than LeNet's.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
-    if state.keys() != _SHAPES.keys():
+    missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
+    if missing or unknown:
         raise ValueError(
-            "not the state dict of the tutorial's network: missing "
-            f"{sorted(_SHAPES.keys() - state.keys())}, unknown {sorted(state.keys() - _SHAPES.keys())}"
+            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
         )
     for key, shape in _SHAPES.items():
         if state[key].shape != shape:

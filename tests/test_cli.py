@@ -38,9 +38,7 @@ def test_a_flagfile_is_read(tmp_path):
     assert cli.parse(Few, ["prog", f"--flagfile={path}"], "doc") == Few(name="b", count=7)
 
 
-@pytest.mark.parametrize(
-    "bad", ["--nmae=b", "--name=c", "--count=x", "--count=1.5", "b", "--count="]
-)
+@pytest.mark.parametrize("bad", ["--nmae=b", "--name=c", "--count=x", "--count=1.5", "b"])
 def test_what_it_does_not_understand_ends_in_one_line_and_code_2(bad, capsys):
     with pytest.raises(SystemExit) as exit_info:
         cli.parse(Few, ["prog", bad], "doc")
