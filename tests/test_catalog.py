@@ -267,7 +267,7 @@ def test_the_addresses_are_those_whose_checksums_tensorflow_datasets_knows(name)
 
     class_name, url = catalog.SETS[name]
     builder = getattr(tfds.image_classification, class_name)
-    assert builder.URL == url
+    assert url == builder.URL
     assert builder.name == name
     assert {f"{url}{stem}.gz" for stem in idx.FILES.values()} <= set(builder.url_infos)
 

@@ -1,0 +1,71 @@
+"""Which peak learning rate should be each optimizer's default?
+
+Trains LeNet on 50,000 of MNIST's training images for 5 epochs (batch 64, one-cycle) with each
+optimizer over a grid of learning rates, and measures on the other 10,000. The test images are
+never read. `lenet_jax.optimizers.DEFAULT_LEARNING_RATE` holds the winners.
+
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/learning_rates.py
+
+Prints a table and writes it to results/learning_rates.{json,md}; about 10 minutes on 2 cores.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+from _results import describe_machine, write_json, write_markdown
+from tqdm import tqdm
+
+from lenet_jax import create_train_state, data, make_optimizer, train_epoch
+from lenet_jax.epoch import evaluate
+from lenet_jax.optimizers import make_schedule
+
+GRID = {
+    "sgd": (0.1, 0.2, 0.4, 0.8),
+    "nesterov": (0.02, 0.05, 0.1, 0.2),
+    "adam": (1e-3, 2e-3, 4e-3, 8e-3),
+    "adamw": (1e-3, 2e-3, 4e-3, 8e-3),
+    "rmsprop": (5e-4, 1e-3, 2e-3, 4e-3),
+}
+EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 2
+
+
+def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:
+    """Of the network after the last step, on the training images it has not seen."""
+    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
+    scaling = {"mean": mnist.mean, "std": mnist.std}
+    steps = EPOCHS * ((len(labels) - HELD_OUT) // BATCH_SIZE)
+    tx = make_optimizer(name, learning_rate, schedule=make_schedule("onecycle", steps))
+    key = jax.random.key(seed)
+    state = create_train_state(key, tx)
+    for epoch in range(EPOCHS):
+        state, _ = train_epoch(
+            state,
+            images[HELD_OUT:],
+            labels[HELD_OUT:],
+            jax.random.fold_in(key, epoch),
+            batch_size=BATCH_SIZE,
+            **scaling,
+        )
+    return float(evaluate(state, images[:HELD_OUT], labels[:HELD_OUT], **scaling)["accuracy"])
+
+
+def main() -> None:
+    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    cells = [(name, rate) for name, rates in GRID.items() for rate in rates]
+    rows = []
+    for name, rate in tqdm(cells, disable=None):
+        accuracies = [validation_accuracy(name, rate, seed, mnist) for seed in range(SEEDS)]
+        rows.append({"optimizer": name, "learning_rate": rate, "accuracies": accuracies})
+        tqdm.write(f"{name:9} {rate:<7g} {sum(accuracies) / SEEDS:.2%}")
+    write_json("learning_rates", {"machine": describe_machine(), "rows": rows})
+    lines = ["| optimizer | learning rate | validation accuracy |", "|---|--:|--:|"]
+    lines += [
+        f"| {row['optimizer']} | {row['learning_rate']:g} | {sum(row['accuracies']) / SEEDS:.2%} |"
+        for row in rows
+    ]
+    write_markdown("learning_rates", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
