@@ -110,11 +110,11 @@ def make_optimizer(
 
     def init(params: optax.Params) -> optax.OptState:
         state = template.init(params)
-        # Copies: a donated state must not take the caller's learning-rate array with it.
-        typed = {
-            key: jnp.array(hyperparams[key], slot.dtype) for key, slot in state.hyperparams.items()
+        numbers = {
+            key: jnp.asarray(hyperparams[key], slot.dtype)
+            for key, slot in state.hyperparams.items()
         }
-        return state._replace(hyperparams=typed)
+        return state._replace(hyperparams=numbers)
 
     return optax.GradientTransformationExtraArgs(init, template.update)
 
@@ -312,13 +312,14 @@ def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str
         value = settings.get(part)
         if isinstance(value, float) and value == 0:
             del settings[part]
-    if "momentum" not in settings:
-        settings.pop("dampening", None)  # without a buffer there is nothing to dampen, as in torch
     return settings
 
 
 def _number(name: str, value: Any, below: float = math.inf) -> ArrayLike:
-    """`value` as a float in [0, below); a traced scalar passes as it is."""
+    """`value` as a float in [0, below); a traced scalar passes as it is.
+
+    A float also because an array, once in a state that is donated, would be lost to its owner.
+    """
     if isinstance(value, jax.core.Tracer) and value.shape == ():
         return value
     try:

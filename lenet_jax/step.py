@@ -1,8 +1,7 @@
 """One step: logits, loss, gradients by `jax.grad`, and an optax update.
 
-B is the batch. A batch is {"image": [B, 32, 32, 1] float, "label": [B] int}; labels lie in 0..9,
-which cannot be checked inside a jitted function (10 gives NaN, -1 would silently mean class 9):
-`lenet_jax.data` checks them where they are read.
+B is the batch. A batch is {"image": [B, 32, 32, 1] float, "label": [B] int}. Labels lie in 0..9; a
+jitted function cannot refuse others, so they make the loss NaN. `lenet_jax.data` checks what it reads.
 """
 
 import dataclasses

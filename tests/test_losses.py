@@ -253,11 +253,16 @@ def test_a_classification_loss_is_a_scalar_of_logits_and_labels_of_any_integer_t
     assert loss_fn.__name__ == name
     logits, labels = labelled(np.random.default_rng(0))
     values = [
-        loss_fn(jnp.float32(logits), labels.astype(dtype)).item()
+        loss_fn(jnp.float32(logits), jnp.asarray(labels, dtype)).item()
         for dtype in (np.uint8, np.int8, np.int32)
     ]
     assert np.isfinite(values[0])
     assert values == values[:1] * 3
+
+
+def test_label_156_of_200_in_uint8_is_not_the_ignored_minus_100():
+    loss = losses.cross_entropy(jnp.zeros((1, 200)), jnp.array([156], jnp.uint8))
+    np.testing.assert_allclose(loss, np.log(200), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted({*losses.CLASSIFICATION, "nll"}))

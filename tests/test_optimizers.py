@@ -50,7 +50,6 @@ CASES = [
     ("rmsprop", {"alpha": 0.9, "eps": 1e-4}),
     ("rmsprop", {"momentum": 0.9}),
     ("rmsprop", {"centered": True}),
-    ("rmsprop", {"weight_decay": 0.1}),
     ("rmsprop", {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
 ]
 IDS = [f"{name}-{settings}" for name, settings in CASES]
@@ -105,7 +104,7 @@ def our_trajectories(schedule, dtype):
         params, grads = jax.tree.map(jnp.asarray, problem(dtype))
         carry = ([params] * len(txs), [tx.init(params) for tx in txs])
         _, trajectories = jax.jit(partial(jax.lax.scan, step))(carry, grads)
-        return jax.device_get(trajectories)  # 20 of [300, 36]
+        return jax.device_get(trajectories)  # each [300, 36]
 
 
 @schedules
@@ -114,7 +113,9 @@ def test_300_steps_follow_torch_in_float32(index, schedule):
     ours = our_trajectories(schedule, np.float32)[index]
     theirs = torch_trajectory(*CASES[index], schedule, np.float32)
     assert ours.dtype == theirs.dtype == np.float32
-    assert np.abs(ours - theirs).max() < 2e-5  # of parameters up to 2.4
+    # adamw comes nearest, 1.3e-5: torch's own distance from float64, because it rounds
+    # 1 - rate * decay; ours is 7e-7 from float64.
+    assert np.abs(ours - theirs).max() < 2e-5
 
 
 @schedules

@@ -1,0 +1,340 @@
+"""How many images a second does a training step take in, against PyTorch and the usual Flax form?
+
+Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on the same batches,
+and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
+a machine whose speed drifts slows all alike: the ratios are taken within a round, and what is
+printed is their median and quartiles.
+
+    python experiments/throughput.py            # about 8 minutes on 2 cores
+    python experiments/throughput.py --smoke    # one round of one small batch, nothing written
+
+Writes results/throughput.{json,md,png}.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch.nn.functional as F
+from _results import path, write_json, write_markdown
+from tqdm import tqdm
+from tutorial_net import Net
+
+from lenet_jax import create_train_state, make_optimizer, train_step, update
+
+BATCH_SIZES = (16, 64, 256, 1024)
+MEMBERS, MEMBER_BATCH = 8, 64
+ROUNDS, SECONDS = 9, 0.25  # a measurement lasts at least so long
+NUM_BATCHES = 4  # different ones, so that no cache sees the same pixels every step
+
+Row = Callable[[int], None]  # runs so many steps and waits for the last
+
+
+class UsualLeNet(nn.Module):
+    """The network as Flax's own examples write it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for features in (6, 16):
+            x = nn.relu(nn.Conv(features, (5, 5), padding="VALID")(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(len(x), -1)
+        for features in (120, 84):
+            x = nn.relu(nn.Dense(features)(x))
+        return nn.Dense(10)(x)
+
+
+def make_batches(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((NUM_BATCHES, batch_size, 32, 32, 1)).astype(np.float32)
+    return images, rng.integers(0, 10, (NUM_BATCHES, batch_size)).astype(np.int32)
+
+
+def torch_row(kind: str, images: np.ndarray, labels: np.ndarray) -> Row:
+    layout = torch.channels_last if kind == "channels-last" else torch.contiguous_format
+    net = Net().to(memory_format=layout)
+    optimizer = torch.optim.Adam(net.parameters())
+    forward = torch.compile(net) if kind == "compile" else net
+    pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
+    batches = [
+        (x.to(memory_format=layout), y)
+        for x, y in zip(pixels, torch.from_numpy(labels).long(), strict=True)
+    ]
+
+    def run(steps: int) -> None:
+        for step in range(steps):
+            x, y = batches[step % NUM_BATCHES]
+            optimizer.zero_grad()
+            F.cross_entropy(forward(x), y).backward()
+            optimizer.step()
+
+    return run
+
+
+def usual_step(state: tuple, batch: dict) -> tuple:
+    params, opt_state = state
+
+    def loss_of(params: dict) -> jax.Array:
+        logits = UsualLeNet().apply({"params": params}, batch["image"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    grads = jax.grad(loss_of)(params)
+    updates, opt_state = optax.adam(1e-3).update(grads, opt_state)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def usual_state(key: jax.Array) -> tuple:
+    params = UsualLeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]
+    return params, optax.adam(1e-3).init(params)
+
+
+def our_state(key: jax.Array):
+    return create_train_state(key, make_optimizer("adam"))
+
+
+def our_step(state, batch: dict):
+    return update(state, batch)[0]
+
+
+def stepwise_row(step: Callable, state, batches: dict) -> Row:
+    """One jitted call a step, its state donated."""
+    pieces = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(NUM_BATCHES)]
+    box = [state]
+
+    def run(steps: int) -> None:
+        for i in range(steps):
+            box[0] = step(box[0], pieces[i % NUM_BATCHES])
+        jax.block_until_ready(box[0])
+
+    return run
+
+
+def scan_row(step: Callable, state, batches: dict) -> Row:
+    """All steps in one program; their number is data, so that it compiles once."""
+
+    @jax.jit
+    def steps_of(state, batches: dict, steps: jax.Array):
+        def body(i: jax.Array, state):
+            return step(state, jax.tree.map(lambda leaf: leaf[i % NUM_BATCHES], batches))
+
+        return jax.lax.fori_loop(0, steps, body, state)
+
+    box = [state]
+
+    def run(steps: int) -> None:
+        box[0] = jax.block_until_ready(steps_of(box[0], batches, steps))
+
+    return run
+
+
+def torch_members_row(images: np.ndarray, labels: np.ndarray) -> Row:
+    """MEMBERS networks by torch.func; plain SGD stands in for adam, which is to its advantage."""
+    nets = [Net() for _ in range(MEMBERS)]
+    params, buffers = torch.func.stack_module_state(nets)
+    base = Net().to("meta")
+    pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
+    targets = torch.from_numpy(labels).long()
+
+    def loss_of(params: dict, buffers: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(torch.func.functional_call(base, (params, buffers), (x,)), y)
+
+    gradients = torch.func.vmap(torch.func.grad(loss_of), in_dims=(0, 0, None, None))
+
+    def run(steps: int) -> None:
+        for step in range(steps):
+            i = step % NUM_BATCHES
+            grads = gradients(params, buffers, pixels[i], targets[i])
+            with torch.no_grad():
+                for name, leaf in params.items():
+                    leaf -= 1e-3 * grads[name]
+
+    return run
+
+
+def training_rows(batch_size: int) -> dict[str, Row]:
+    images, labels = make_batches(batch_size)
+    batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    key = jax.random.key(0)
+    return {
+        "PyTorch eager, contiguous": torch_row("contiguous", images, labels),
+        "PyTorch eager, channels-last": torch_row("channels-last", images, labels),
+        "PyTorch torch.compile": torch_row("compile", images, labels),
+        "usual Flax, step by step": stepwise_row(
+            jax.jit(usual_step, donate_argnums=0), usual_state(key), batches
+        ),
+        "usual Flax, in a scan": scan_row(usual_step, usual_state(key), batches),
+        "ours, step by step": stepwise_row(
+            lambda state, batch: train_step(state, batch)[0], our_state(key), batches
+        ),
+        "ours, in a scan": scan_row(our_step, our_state(key), batches),
+    }
+
+
+def member_rows() -> dict[str, Row]:
+    """MEMBERS networks, the same batches for all."""
+    images, labels = make_batches(MEMBER_BATCH)
+    batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    keys = jax.random.split(jax.random.key(0), MEMBERS)
+    together = lambda step: jax.vmap(step, in_axes=(0, None))
+    return {
+        "PyTorch torch.func": torch_members_row(images, labels),
+        "usual Flax, vmap in a scan": scan_row(
+            together(usual_step), jax.vmap(usual_state)(keys), batches
+        ),
+        "ours, vmap in a scan": scan_row(together(our_step), jax.vmap(our_state)(keys), batches),
+        "ours, one network in a scan": scan_row(our_step, our_state(keys[0]), batches),
+    }
+
+
+def inference_rows(batch_size: int) -> dict[str, Row]:
+    images, _ = make_batches(batch_size)
+    net, ours, usual = Net(), our_state(jax.random.key(0)), usual_state(jax.random.key(0))
+    pixels = list(torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy()))
+    arrays = list(jnp.asarray(images))
+
+    def torch_forward(forward: Callable) -> Row:
+        def run(steps: int) -> None:
+            with torch.inference_mode():
+                for step in range(steps):
+                    forward(pixels[step % NUM_BATCHES])
+
+        return run
+
+    def jax_forward(apply: Callable, params: dict) -> Row:
+        forward = jax.jit(apply)
+
+        def run(steps: int) -> None:
+            for step in range(steps):
+                logits = forward({"params": params}, arrays[step % NUM_BATCHES])
+            logits.block_until_ready()
+
+        return run
+
+    return {
+        "PyTorch eager": torch_forward(net),
+        "PyTorch torch.compile": torch_forward(torch.compile(net)),
+        "usual Flax": jax_forward(UsualLeNet().apply, usual[0]),
+        "ours": jax_forward(ours.model.apply, ours.params),
+    }
+
+
+def measure(rows: dict[str, Row], images_a_step: dict[str, int], rounds: int) -> dict[str, list]:
+    """Images a second of each row in each round, the rows in turn."""
+    steps = {}
+    for name, run in rows.items():
+        for _ in range(2):  # compile, then warm up
+            run(1)
+        started = time.perf_counter()
+        run(1)
+        steps[name] = max(1, round(SECONDS / (time.perf_counter() - started)))
+    speeds: dict[str, list] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name, run in rows.items():
+            started = time.perf_counter()
+            run(steps[name])
+            elapsed = time.perf_counter() - started
+            speeds[name].append(steps[name] * images_a_step[name] / elapsed)
+    return speeds
+
+
+def ratio(speeds: dict[str, list], ours: str, theirs: list[str]) -> dict[str, float]:
+    """Of `ours` to the best (by median) of `theirs`, round by round."""
+    best = max(theirs, key=lambda name: statistics.median(speeds[name]))
+    ratios = [a / b for a, b in zip(speeds[ours], speeds[best], strict=True)]
+    low, median, high = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return {"ours": ours, "to": best, "median": median, "quartiles": [low, high]}
+
+
+def training_ratios(speeds: dict[str, list]) -> list[dict]:
+    torch_names = [name for name in speeds if name.startswith("PyTorch")]
+    return [
+        ratio(speeds, "ours, in a scan", torch_names),
+        ratio(speeds, "ours, in a scan", ["usual Flax, in a scan"]),
+        ratio(speeds, "ours, step by step", torch_names),
+        ratio(speeds, "ours, step by step", ["usual Flax, step by step"]),
+    ]
+
+
+def speed_table(title: str, results: dict[str, dict[str, list]]) -> list[str]:
+    names = dict.fromkeys(name for speeds in results.values() for name in speeds)
+    lines = [f"| {title} | {' | '.join(results)} |", "|---|" + "--:|" * len(results)]
+    for name in names:
+        cells = [f"{statistics.median(speeds[name]):,.0f}" for speeds in results.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def ratio_table(ratios: dict[str, list[dict]]) -> list[str]:
+    lines = ["| ratio | to | at | median | quartiles |", "|---|---|---|--:|---|"]
+    for where, rows in ratios.items():
+        for row in rows:
+            low, high = row["quartiles"]
+            lines.append(
+                f"| {row['ours']} | {row['to']} | {where} | **{row['median']:.2f}** "
+                f"| {low:.2f} to {high:.2f} |"
+            )
+    return [*lines, ""]
+
+
+def plot(training: dict[str, dict[str, list]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name in next(iter(training.values())):
+        quartiles = np.array([np.quantile(s[name], (0.25, 0.5, 0.75)) for s in training.values()])
+        style = {"ours": "-", "usua": "--", "PyTo": ":"}[name[:4]]
+        axes.plot(BATCH_SIZES, quartiles[:, 1], style, marker="o", label=name)
+        axes.fill_between(BATCH_SIZES, quartiles[:, 0], quartiles[:, 2], alpha=0.15)
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="training images per second")
+    axes.set_xticks(BATCH_SIZES, [str(size) for size in BATCH_SIZES])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path("throughput.png"), dpi=150)
+
+
+def main(smoke: bool) -> None:
+    sizes, rounds = ((16,), 1) if smoke else (BATCH_SIZES, ROUNDS)
+    training, inference, ratios = {}, {}, {}
+    for size in tqdm(sizes, desc="training and inference", disable=None):
+        rows = training_rows(size)
+        training[f"batch {size}"] = speeds = measure(rows, dict.fromkeys(rows, size), rounds)
+        ratios[f"training, batch {size}"] = training_ratios(speeds)
+        rows = inference_rows(size)
+        inference[f"batch {size}"] = speeds = measure(rows, dict.fromkeys(rows, size), rounds)
+        names = [name for name in rows if name != "ours"]
+        ratios[f"inference, batch {size}"] = [ratio(speeds, "ours", names)]
+    rows = member_rows()
+    images = {name: MEMBER_BATCH * (1 if "one network" in name else MEMBERS) for name in rows}
+    members = measure(rows, images, rounds)
+    at = f"{MEMBERS} networks, batch {MEMBER_BATCH}"
+    ratios[at] = [
+        ratio(members, "ours, vmap in a scan", [name]) for name in rows if "ours, vmap" not in name
+    ]
+    text = "\n".join(
+        [
+            *speed_table("training, images/s", training),
+            *speed_table("network-images/s", {at: members}),
+            *speed_table("inference, images/s", inference),
+            *ratio_table(ratios),
+        ]
+    )
+    print(text)
+    if not smoke:
+        results = {"training": training, "members": members, "inference": inference}
+        write_json("throughput", {**results, "ratios": ratios})
+        write_markdown("throughput", text)
+        plot(training)
+
+
+if __name__ == "__main__":
+    main(smoke="--smoke" in sys.argv[1:])
