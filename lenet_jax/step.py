@@ -1,7 +1,8 @@
 """One step: logits, loss, gradients by `jax.grad`, and an optax update.
 
-B is the batch. A batch is {"image": [B, 32, 32, 1] float, "label": [B] int}. Labels lie in 0..9; a
-jitted function cannot refuse others, so they make the loss NaN. `lenet_jax.data` checks what it reads.
+B is the batch. A batch is {"image": [B, 32, 32, 1] float, "label": [B] int}. Labels lie in 0..9;
+others make the loss NaN, because a jitted function cannot refuse them: `lenet_jax.data` checks what
+it reads.
 """
 
 import dataclasses

@@ -209,7 +209,7 @@ def _fetch(url: str, size: int) -> bytes:
         with urllib.request.urlopen(url, timeout=STALL) as response:
             return response.read(size + 1)
     except (OSError, HTTPException) as error:
-        raise ValueError(f"{url}: {_without_frame(error)}") from error
+        raise ValueError(f"{url}: {_words(error)}") from error
 
 
 def _unreachable(url: str) -> str | None:
@@ -224,7 +224,7 @@ def _unreachable(url: str) -> str | None:
             with urllib.request.urlopen(request, timeout=PATIENCE):
                 answers.put(None)
         except Exception as error:  # whatever it is, the main thread says it
-            answers.put(_without_frame(error))
+            answers.put(_words(error))
 
     # In a thread, because no timeout covers the look-up of the name.
     threading.Thread(target=ask, daemon=True).start()
@@ -234,7 +234,9 @@ def _unreachable(url: str) -> str | None:
         return f"no answer within {PATIENCE} s"
 
 
-def _without_frame(error: Exception) -> str:
+def _words(error: Exception) -> str:
+    if hasattr(error, "close"):  # an HTTPError is also the open answer
+        error.close()
     return str(error).removeprefix("<urlopen error ").removesuffix(">")
 
 

@@ -1,6 +1,6 @@
 """The 1,797 handwritten digits that scikit-learn carries: real data without a network.
 
-They are the test set of the UCI "Optical Recognition of Handwritten Digits", 43 writers' digits
+They are the test set of UCI's "Optical Recognition of Handwritten Digits": the digits of 13 people,
 reduced to 8x8 counts of 0 to 16 inked pixels.
 """
 
