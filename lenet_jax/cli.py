@@ -1,15 +1,17 @@
 """What all commands share: flags made from a dataclass of settings, help, and how they end.
 
 A command ends with 0 when it did its work, 1 when it failed at it, and 2 with one line on stderr
-when it was asked for something that cannot be.
+when it was asked for something that cannot be. A signal that it waits for ends it with 128 and the
+signal's number, as shells count.
 """
 
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, TypeVar
@@ -27,9 +29,13 @@ _DEFINE = {
 }
 
 
-def setting(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
-    """A dataclass field that is a flag: its default, its help line and, for names, the choices."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+def setting(default: Any, help: str, choices: Sequence[str] = (), *, decides: bool = True) -> Any:
+    """A dataclass field that is a flag: its default, its help line and, for names, the choices.
+
+    `decides` says whether the setting decides a run's numbers: if so, the run keeps it to its end.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "decides": decides}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_choices(settings: Any) -> None:
@@ -44,6 +50,42 @@ def fail(message: object, code: int = 2) -> NoReturn:
     """Ends the command with one line on stderr."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+class Interrupted(Exception):
+    """A signal has ended the command, which left its work in order; the message says how."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
+        self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Lets a command end in its own time: SIGTERM and Ctrl-C only enter the list that it looks at.
+
+    A second signal ends the process at once.
+    """
+    received: list[int] = []
+    # A shell starts a job in the background with Ctrl-C ignored: that stays so.
+    before = {
+        signum: handler
+        for signum in (signal.SIGTERM, signal.SIGINT)
+        if (handler := signal.getsignal(signum)) is not signal.SIG_IGN
+    }
+
+    def receive(signum: int, frame: object) -> None:
+        received.append(signum)
+        for caught in before:
+            signal.signal(caught, signal.SIG_DFL)
+
+    for signum in before:
+        signal.signal(signum, receive)
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
 
 
 def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:

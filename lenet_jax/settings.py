@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lenet_jax import losses
@@ -41,15 +41,32 @@ class Settings:
         None,
         "folder with IDX files (train-images-idx3-ubyte[.gz], ...) or of tensorflow-datasets "
         "(default: ~/tensorflow_datasets)",
+        decides=False,
     )
     batch_size: int = setting(64, "examples per update")
-    epochs: int | None = setting(None, "passes over the training split (default: 5; digits 30)")
+    epochs: int | None = setting(
+        None, "passes over the training split (default: 5; digits 30)", decides=False
+    )
     seed: int = setting(0, "of initialisation and data order")
     workdir: str | None = setting(
-        None, "folder for the run's files (default: runs/<data set>-<optimizer>-<time>)"
+        None,
+        "folder for the run's files (default: runs/<data set>-<optimizer>-<time>)",
+        decides=False,
+    )
+    resume: bool = setting(
+        True,
+        "go on with the run in --workdir from its newest checkpoint; --noresume moves that run "
+        "aside and starts afresh",
+        decides=False,
+    )
+    keep: int = setting(3, "how many checkpoints stay, the newest", decides=False)
+    checkpoint_every_steps: int | None = setting(
+        None, "save this often, besides after each epoch", decides=False
     )
     compilation_cache: bool = setting(
-        True, "keep compiled programs in ~/.cache/lenet_jax, so that the next run starts sooner"
+        True,
+        "keep compiled programs in ~/.cache/lenet_jax, so that the next run starts sooner",
+        decides=False,
     )
 
     def __post_init__(self) -> None:
@@ -63,9 +80,27 @@ class Settings:
             self._check("momentum", "above 0 for nesterov", lambda v: v > 0)
         self._check("batch_size", "at least 1", lambda v: v >= 1)
         self._check("epochs", "at least 1", lambda v: v >= 1)
+        self._check("keep", "at least 1", lambda v: v >= 1)
+        self._check("checkpoint_every_steps", "at least 1", lambda v: v >= 1)
         self._check("seed", "from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 
     def _check(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):  # NaN fails every comparison
             raise ValueError(f"--{name}={value}: must be {wanted}")
+
+
+def disagreements(settings: Settings, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that decide a run's numbers and are others in `other`: name -> (here, there).
+
+    A setting that `other` lacks had its default: it is older than the setting.
+
+    >>> disagreements(Settings(batch_size=128), {"batch_size": 64, "epochs": 2})
+    {'batch_size': (128, 64)}
+    """
+    pairs = {
+        field.name: (getattr(settings, field.name), other.get(field.name, field.default))
+        for field in dataclasses.fields(Settings)
+        if field.metadata["decides"]
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

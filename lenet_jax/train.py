@@ -4,29 +4,48 @@
     python -m lenet_jax.train --dataset=mnist --data_dir=path/to/idx/files --epochs=5
 
 Without --dataset it learns MNIST if MNIST is on this machine or can be downloaded, and else the
-1,797 digits that come with scikit-learn. What it did is kept in --workdir.
+1,797 digits that come with scikit-learn. What it did is kept in --workdir, and the same command
+with the same --workdir goes on with it, however it was stopped, to the same numbers.
 
 The same seed gives the same numbers, bit for bit, on the same machine and versions. On a CPU the
 bits also depend on the number of cores that JAX sees: set the environment variable NPROC to fix it.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
-from lenet_jax import cli, data, losses, workdir
+from lenet_jax import checkpoint, cli, data, losses, workdir
 from lenet_jax.epoch import epoch_order, evaluate, train_steps
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState, create_train_state
 
-PARTS = 20  # of an epoch: how often the progress bar moves
+PARTS = 20  # of an epoch: how often the progress bar moves and a signal is looked at
+NO_SUMS = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is, and what a checkpoint holds.
+
+    The order of the data is no part of it: it follows from the seed and the epoch, and the place
+    in it from the step.
+    """
+
+    config: dict[str, Any]  # the run's description, as in config.json
+    state: TrainState
+    sums: dict[str, float]  # of loss, accuracy and seconds since the epoch began
 
 
 def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
@@ -51,66 +70,219 @@ def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
 def create_state(settings: Settings, total_steps: int) -> TrainState:
     """The state before the first step of a resolved run."""
     chosen = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    # Constant is no schedule: a run that is extended keeps its program.
+    varies = settings.schedule != "constant"
     tx = make_optimizer(
         settings.optimizer,
         settings.learning_rate,
-        schedule=make_schedule(settings.schedule, total_steps),
+        schedule=make_schedule(settings.schedule, total_steps) if varies else None,
         **{name: value for name, value in chosen.items() if value is not None},
     )
     return create_train_state(jax.random.fold_in(jax.random.key(settings.seed), 0), tx)
 
 
+def steps_per_epoch(settings: Settings, dataset: data.Dataset) -> int:
+    return len(dataset.train_labels) // settings.batch_size
+
+
+def saved_part(state: TrainState) -> dict[str, Any]:
+    """What of a state is data."""
+    return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+
+
+def begin(
+    settings: Settings, dataset: data.Dataset, path: Path, report: Callable[[str], None]
+) -> Progress:
+    """Where a resolved run starts: at the newest whole checkpoint in `path`, or at the beginning.
+
+    Afterwards `config.json` and `metrics.jsonl` are as they were there.
+
+    Raises:
+      ValueError: the run in `path` has other settings or data, or no checkpoint that is whole.
+    """
+    steps = steps_per_epoch(settings, dataset)
+    if not settings.resume and (old := workdir.set_aside(path)):
+        report(f"--noresume: the run that was in {path} is now in {old}")
+    now, then = workdir.describe(settings, dataset), workdir.read_config(path)
+    if then:  # before a checkpoint is read: the settings decide which arrays it has
+        workdir.require_same_run(path, settings, now, then)
+    shapes = jax.eval_shape(lambda: create_state(settings, settings.epochs * steps))
+    found = checkpoint.newest(path / workdir.CHECKPOINTS, saved_part(shapes), report)
+    if found is None:
+        if len(workdir.read_metrics(path)) > 1:  # no kill leaves them that far ahead
+            raise ValueError(f"{path}: its checkpoints are gone; --noresume starts again")
+        if then:
+            report(f"no checkpoint in {path} yet: starting at the beginning")
+        config, state, sums = now, create_state(settings, settings.epochs * steps), NO_SUMS
+    else:
+        config, sums = found.note["config"], found.note["sums"]
+        workdir.require_same_run(path, settings, now, config)
+        config = workdir.extend(path, settings, config, found.step // steps)
+        if changes := workdir.changes(now, config):
+            report(f"note: since the run began, {changes}: its last bits may come out otherwise")
+        # Copies, because memory shared with NumPy cannot be donated to a step.
+        state = dataclasses.replace(shapes, **jax.tree.map(jnp.array, found.tree))
+        report(f"found step {found.step} of the run in {path}")
+    done = int(state.step) // steps
+    workdir.write_config(path, config)
+    if len(workdir.mend_metrics(path, done)) < done:
+        report(f"note: {path / workdir.METRICS} lacks epochs, which are not run again")
+    return Progress(config, state, sums)
+
+
 def fit(
-    settings: Settings, dataset: data.Dataset, path: Path, report: Callable[[str], None] = print
+    settings: Settings,
+    dataset: data.Dataset,
+    path: Path,
+    report: Callable[[str], None] = print,
+    progress: Progress | None = None,
+    signals: Sequence[int] = (),
 ) -> TrainState:
-    """Trains a resolved run to its end, one line an epoch to `report` and to metrics.jsonl."""
-    images, labels, test_images, test_labels = map(
-        jnp.asarray,
-        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
-    )
+    """Trains a resolved run to its end, one line an epoch to `report` and to metrics.jsonl.
+
+    Args:
+      progress: from `begin`; if None, `fit` begins by itself.
+      signals: grows when the run is to be saved and ended, see `cli.catch_signals`.
+
+    Raises:
+      cli.Interrupted: a signal came; the run is saved.
+      FloatingPointError: a loss or a parameter is not finite; that state is not saved.
+      OSError: something could not be written.
+    """
+    progress = progress or begin(settings, dataset, path, report)
+    step, steps = int(progress.state.step), steps_per_epoch(settings, dataset)
+    if step >= settings.epochs * steps:
+        report(f"the run in {path} is already complete: {describe_end(workdir.read_metrics(path))}")
+        return progress.state
+    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
     scaling = {
         "mean": dataset.mean,
         "std": dataset.std,
         "loss_fn": losses.CLASSIFICATION[settings.loss],
     }
-    steps = len(labels) // settings.batch_size
-    state = create_state(settings, settings.epochs * steps)
     order_key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-    started = time.perf_counter()
-
-    for epoch in range(settings.epochs):
-        epoch_started = time.perf_counter()
-        order = epoch_order(
-            jax.random.fold_in(order_key, epoch), len(labels), batch_size=settings.batch_size
-        )
-        sums = {"loss": 0.0, "accuracy": 0.0}
-        with tqdm(total=steps, desc=f"epoch {epoch + 1}", leave=False, disable=None) as bar:
-            for start in range(0, steps, -(-steps // PARTS)):
-                stop = min(start + -(-steps // PARTS), steps)
-                state, part = train_steps(state, images, labels, order, start, stop, **scaling)
-                sums = {name: total + float(part[name]) for name, total in sums.items()}
-                bar.update(stop - start)
-        seconds = time.perf_counter() - epoch_started
-        test = evaluate(state, test_images, test_labels, **scaling)
-        record = {
-            "epoch": epoch + 1,
-            "step": int(state.step),
-            "train_loss": sums["loss"] / steps,
-            "train_accuracy": sums["accuracy"] / steps,
-            "test_loss": float(test["loss"]),
-            "test_accuracy": float(test["accuracy"]),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(steps * settings.batch_size / seconds),
-        }
-        workdir.append_metrics(path, record)
-        report(describe_epoch(record, settings.epochs))
-
+    started, order = time.perf_counter(), None
+    with (
+        checkpoint.Saver(path / workdir.CHECKPOINTS, settings.keep, last=step or None) as saver,
+        tqdm(total=settings.epochs * steps, initial=step, leave=False, disable=None) as bar,
+    ):
+        for epoch, start, stop in parts(step, steps, settings):
+            if order is None or start == 0:
+                key = jax.random.fold_in(order_key, epoch)
+                order = epoch_order(key, len(labels), batch_size=settings.batch_size)
+            progress = train_part(progress, images, labels, order, start, stop, scaling)
+            bar.update(stop - start)
+            step, ending = epoch * steps + stop, bool(signals)
+            require = partial(require_finite, settings, steps, step, saver)
+            require(progress.sums["loss"])
+            if stop == steps:
+                tested = evaluate(progress.state, *test, **scaling)
+                record = epoch_record(progress, settings, steps, tested)
+                require(record["test_loss"])
+                saver.wait()  # so the metrics are at most one epoch ahead of the checkpoints
+                workdir.append_metrics(path, record)
+                report(describe_epoch(record, settings.epochs))
+                progress = dataclasses.replace(progress, sums=NO_SUMS)
+            if stop == steps or ending or is_due(step, settings):
+                # A copy: the next step consumes the state while this is being written.
+                saved = jax.tree.map(np.array, saved_part(progress.state))
+                require(*jax.tree.leaves(saved))
+                saver.save(step, saved, {"config": progress.config, "sums": progress.sums})
+            if ending:
+                saver.wait()
+                raise cli.Interrupted(
+                    signals[0],
+                    f"step {step} is saved; the same command with --workdir={path} goes on",
+                )
     report(
-        f"test accuracy {record['test_accuracy']:.2%} after {settings.epochs} epochs, "
-        f"{time.perf_counter() - started:.1f} s, {record['images_per_second']:,} images/s; "
-        f"the run is in {path}"
+        f"{describe_end([record])}, {time.perf_counter() - started:.1f} s, "
+        f"{record['images_per_second']:,} images/s; the run is in {path}"
     )
-    return state
+    return progress.state
+
+
+def parts(step: int, steps: int, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """What a run has to do after `step`: (epoch, first row of its order, row after the last).
+
+    It is cut at the same steps wherever it starts, since the metrics of a part are one float32 sum.
+    """
+    length, every = -(-steps // PARTS), settings.checkpoint_every_steps
+    while step < settings.epochs * steps:
+        epoch, start = divmod(step, steps)
+        stops = [steps, start // length * length + length]
+        if every:
+            stops.append(step // every * every + every - epoch * steps)
+        yield epoch, start, min(stops)
+        step = epoch * steps + min(stops)
+
+
+def is_due(step: int, settings: Settings) -> bool:
+    every = settings.checkpoint_every_steps
+    return every is not None and step % every == 0
+
+
+def train_part(
+    progress: Progress,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    start: int,
+    stop: int,
+    scaling: dict[str, Any],
+) -> Progress:
+    """Consumes `progress.state`: the updates for rows `start` to `stop` of `order`."""
+    started = time.perf_counter()
+    state, part = train_steps(progress.state, images, labels, order, start, stop, **scaling)
+    new = {name: float(value) for name, value in part.items()}  # waits for the numbers
+    new["seconds"] = time.perf_counter() - started
+    sums = {name: total + new[name] for name, total in progress.sums.items()}
+    return dataclasses.replace(progress, state=state, sums=sums)
+
+
+def require_finite(
+    settings: Settings, steps: int, step: int, saver: checkpoint.Saver, *values: Any
+) -> None:
+    """Ends a run whose numbers have left the floats, before it saves them.
+
+    Raises:
+      FloatingPointError: it says when, at what learning rate, and which checkpoint is good.
+    """
+    if all(np.isfinite(value).all() for value in values):
+        return
+    saver.wait()
+    schedule = make_schedule(settings.schedule, settings.epochs * steps)
+    rate = settings.learning_rate * float(schedule(step - 1))
+    good = "there is no checkpoint yet" if saver.last is None else f"step {saver.last} is saved"
+    raise FloatingPointError(
+        f"the loss is not finite any more by step {step}, where the learning rate is {rate:.3g}; "
+        f"{good}, from which the same command would come here again: try a smaller --learning_rate "
+        "and another --workdir"
+    )
+
+
+def epoch_record(
+    progress: Progress, settings: Settings, steps: int, test: dict[str, jax.Array]
+) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    step, sums = int(progress.state.step), progress.sums
+    return {
+        "epoch": step // steps,
+        "step": step,
+        "train_loss": sums["loss"] / steps,
+        "train_accuracy": sums["accuracy"] / steps,
+        "test_loss": float(test["loss"]),
+        "test_accuracy": float(test["accuracy"]),
+        "seconds": round(sums["seconds"], 3),
+        "images_per_second": round(steps * settings.batch_size / sums["seconds"]),
+    }
+
+
+def describe_end(records: Sequence[dict[str, Any]]) -> str:
+    """What a run has come to."""
+    if not records:  # somebody has removed metrics.jsonl
+        return "its metrics are gone"
+    return f"test accuracy {records[-1]['test_accuracy']:.2%} after {records[-1]['epoch']} epochs"
 
 
 def describe_epoch(record: dict[str, float], epochs: int) -> str:
@@ -141,19 +313,30 @@ def describe_run(settings: Settings, dataset: data.Dataset) -> str:
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
-    try:
-        dataset = data.load(settings.dataset, settings.data_dir, report=print)
-        settings = resolve(settings, dataset)
-        path = workdir.create(settings)
-        workdir.write_config(path, settings, dataset)
-    except ValueError as error:
-        cli.fail(error)
-    if dataset.note:
-        print(f"training on {dataset.name}: {dataset.note}")
-    print(describe_run(settings, dataset), flush=True)
     if settings.compilation_cache:
         cli.enable_compilation_cache()
-    fit(settings, dataset, path, lambda line: tqdm.write(line))
+    with contextlib.ExitStack() as stack:
+        try:
+            dataset = data.load(settings.dataset, settings.data_dir, report=print)
+            settings = resolve(settings, dataset)
+            path = workdir.create(settings)
+            stack.enter_context(workdir.locked(path))
+            signals = stack.enter_context(cli.catch_signals())
+            progress = begin(settings, dataset, path, print)
+        except ValueError as error:
+            cli.fail(error)
+        except OSError as error:
+            cli.fail(error, 1)
+        if dataset.note:
+            print(f"training on {dataset.name}: {dataset.note}")
+        print(describe_run(settings, dataset), flush=True)
+        try:
+            fit(settings, dataset, path, lambda line: tqdm.write(line), progress, signals)
+        except cli.Interrupted as stop:
+            print(stop)
+            raise SystemExit(stop.exit_code) from None
+        except (FloatingPointError, OSError) as error:
+            cli.fail(error, 1)
 
 
 if __name__ == "__main__":

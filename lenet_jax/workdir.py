@@ -1,28 +1,35 @@
-"""A run's folder: `config.json` (what was run) and `metrics.jsonl` (one object an epoch)."""
+"""A run's folder: `config.json`, `metrics.jsonl` (one object an epoch) and `checkpoints/`.
 
+One process at a time works in it: a lock on `.lock`, which ends with the process that holds it.
+"""
+
+import contextlib
 import dataclasses
 import datetime
+import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lenet_jax.data import Dataset
-from lenet_jax.settings import Settings
+from lenet_jax.settings import Settings, disagreements
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def create(settings: Settings) -> Path:
-    """Makes the folder of a new run, and sees that it can be written to.
+    """Makes the run's folder if it is not there, and sees that it can be written to.
 
     Raises:
-      ValueError: it cannot be made or written to, or already holds a run.
+      ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     default = Path("runs") / f"{settings.dataset}-{settings.optimizer}-{now}"
@@ -35,14 +42,53 @@ def create(settings: Settings) -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be written to ({reason})") from error
-    if (path / CONFIG).exists():
-        raise ValueError(f"--workdir={path}: already holds a run; choose another folder")
     return path
 
 
-def write_config(path: Path, settings: Settings, dataset: Dataset) -> None:
-    """Writes what decides the run's numbers, in one piece or not at all."""
-    config = {
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the lock of a dead process is no lock.
+
+    Raises:
+      ValueError: a living process holds it.
+    """
+    with (path / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f"--workdir={path}: a run is at work there (process {file.read().strip()}); "
+                "wait for its end or use another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def set_aside(path: Path) -> Path | None:
+    """Moves the run that is in a folder into a folder of its own therein, and says which."""
+    run = [path / name for name in (CHECKPOINTS, METRICS, CONFIG) if (path / name).exists()]
+    if not run:
+        return None
+    old = path / f"old-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
+    old.mkdir()
+    for part in run:
+        part.rename(old / part.name)
+    return old
+
+
+def describe(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """What decides a run's numbers, as it stands in `config.json`."""
+    arrays = (
+        *(dataset.train_images, dataset.train_labels),
+        *(dataset.test_images, dataset.test_labels),
+    )
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array)
+    return {
         "settings": dataclasses.asdict(settings),
         "data": {
             "name": dataset.name,
@@ -51,23 +97,161 @@ def write_config(path: Path, settings: Settings, dataset: Dataset) -> None:
             "test_images": len(dataset.test_labels),
             "mean": dataset.mean,
             "std": dataset.std,
+            "sha256": digest.hexdigest(),
         },
         "machine": {
             "device": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),
-            "cores": int(
-                os.environ.get("NPROC") or os.cpu_count() or 1
-            ),  # XLA:CPU's bits hang on it
+            "cores": _cores(),
             "python": platform.python_version(),
         },
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"lenet_jax": _code()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    temporary = path / (CONFIG + ".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(path / CONFIG)
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Writes `config.json`, in one piece or not at all."""
+    _replace(path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """What `config.json` says, or None if there is none.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    file = path / CONFIG
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        config = error
+    match config:
+        case {"settings": dict(), "data": dict(), "machine": dict(), "versions": dict()}:
+            return config
+    raise ValueError(
+        f"{file}: is not a run's description; delete it (a checkpoint holds a copy), or start "
+        "again with --noresume"
+    )
+
+
+def require_same_run(
+    path: Path, settings: Settings, now: dict[str, Any], then: dict[str, Any]
+) -> None:
+    """Sees that the run in `path`, which began as `then`, can go on as `now`.
+
+    Raises:
+      ValueError: other settings or other data, by name.
+    """
+    different = disagreements(settings, then["settings"])
+    if different:
+        names = " and ".join(
+            f"--{name} is {_value(here)} here but the run in {path} used {_value(there)}"
+            for name, (here, there) in different.items()
+        )
+        raise ValueError(f"{names}; use another --workdir or --noresume")
+    if now["data"]["sha256"] != then["data"].get("sha256"):
+        raise ValueError(
+            f"the images of {now['data']['name']} from {now['data']['source']} are not those that "
+            f"the run in {path} used, from {then['data'].get('source')}; use another --workdir or "
+            "--noresume"
+        )
+
+
+def extend(path: Path, settings: Settings, then: dict[str, Any], done: int) -> dict[str, Any]:
+    """The description of the run in `path`, of which `done` epochs are done, for `settings.epochs`.
+
+    Raises:
+      ValueError: it cannot have another number of them, as its learning rate has depended on it.
+    """
+    planned = then["settings"]["epochs"]
+    if settings.epochs in (planned, *range(done + 1)):
+        return then
+    if settings.schedule != "constant":
+        raise ValueError(
+            f"--epochs is {settings.epochs} here but the run in {path} was begun with {planned}, "
+            f"and the learning rate of --schedule={settings.schedule} depends on it (that of "
+            "constant does not); use another --workdir or --noresume"
+        )
+    return {**then, "settings": {**then["settings"], "epochs": settings.epochs}}
+
+
+def changes(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """What has changed, since a run began, that changes the last bits of its numbers."""
+    pairs = [
+        (name, then[part].get(name), now[part][name])
+        for part, names in (
+            ("machine", ("platform", "device", "cores")),
+            ("versions", ("lenet_jax", *PACKAGES)),
+        )
+        for name in names
+    ]
+    return ", ".join(f"{name} from {old} to {new}" for name, old, new in pairs if old != new)
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Adds one epoch's line to `metrics.jsonl`."""
-    with (path / METRICS).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    """Adds one epoch's line to `metrics.jsonl`; it is on disk when this returns."""
+    file = path / METRICS
+    try:
+        with file.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(f"{file}: cannot be written to ({error.strerror or error})") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The epochs in `metrics.jsonl`, in order; what is not a whole line of it is left out."""
+    try:
+        lines = (path / METRICS).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    records = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):  # a line that a kill has torn
+            match json.loads(line):
+                case {"epoch": int(epoch)} as record:
+                    records[epoch] = record
+    return [records[epoch] for epoch in sorted(records)]
+
+
+def mend_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again."""
+    records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
+        _replace(path / METRICS, text)
+    return records
+
+
+def _code() -> str:
+    """Which code this is: a short digest of the package's sources."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cores() -> int:
+    """As XLA:CPU counts them; the bits of its results hang on it."""
+    chosen = os.environ.get("NPROC", "")
+    if chosen.isdecimal():
+        return int(chosen)
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux: those that this process may use
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else str(value)

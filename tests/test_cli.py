@@ -1,11 +1,18 @@
+import contextlib
 import dataclasses
+import io
+import os
+import signal
 import subprocess
 import sys
 
 import jax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lenet_jax import cli
+from lenet_jax.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +69,66 @@ def test_an_error_of_many_lines_becomes_one(capsys):
     with pytest.raises(SystemExit):
         cli.fail("first\n  second", code=1)
     assert capsys.readouterr().err == "error: first second\n"
+
+
+NAMES = [field.name for field in dataclasses.fields(Settings)]
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # no argument can be half a character
+VALUES = st.one_of(
+    TEXT,
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["adam", "digits", "onecycle", "true", "1e3", "-0", "nan", "", "--", "\n"]),
+)
+FLAGS = st.one_of(
+    st.builds("--{}={}".format, st.sampled_from(NAMES), VALUES),
+    st.sampled_from([*(f"--{name}" for name in NAMES), "--noresume", "--nokeep", "--help", "-h"]),
+    VALUES,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(FLAGS.filter(lambda flag: "flagfile" not in flag), max_size=4))
+def test_any_flags_are_settings_or_help_or_one_line_and_code_2(argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            parsed = cli.parse(Settings, ["prog", *argv], "doc")
+        except SystemExit as end:
+            parsed = end.code
+    said = bool(out.getvalue()), err.getvalue().count("\n")
+    assert (isinstance(parsed, Settings), parsed, *said) in [
+        (True, parsed, False, 0),
+        (False, 0, True, 0),
+        (False, 2, False, 1),
+    ]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_is_only_noted_and_a_second_would_end_the_process(signum):
+    before = {caught: signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)}
+    with cli.catch_signals() as received:
+        assert received == []
+        os.kill(os.getpid(), signum)
+        assert received == [signum]
+        assert {signal.getsignal(caught) for caught in before} == {signal.SIG_DFL}
+    assert {caught: signal.getsignal(caught) for caught in before} == before
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with cli.catch_signals() as received:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert received == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_by_a_signal_has_its_name_and_the_shells_code(signum, code):
+    stop = cli.Interrupted(signum, "saved")
+    assert str(stop) == f"stopped by {signal.Signals(signum).name}: saved"
+    assert stop.exit_code == code
 
 
 CACHE_SCRIPT = """

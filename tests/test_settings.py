@@ -1,8 +1,10 @@
+import dataclasses
+import json
 import math
 
 import pytest
 
-from lenet_jax.settings import Settings
+from lenet_jax.settings import Settings, disagreements
 
 
 def test_the_defaults_are_valid():
@@ -29,6 +31,8 @@ def test_the_defaults_are_valid():
         ("batch_size", 0, "at least 1"),
         ("epochs", 0, "at least 1"),
         ("epochs", -1, "at least 1"),
+        ("keep", 0, "at least 1"),
+        ("checkpoint_every_steps", 0, "at least 1"),
         ("seed", -1, "from 0"),
         ("seed", 2**64, "from 0"),
     ],
@@ -48,3 +52,13 @@ def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
 def test_nesterov_without_momentum_is_refused():
     with pytest.raises(ValueError, match=r"^--momentum=0.0: must be above 0 for nesterov"):
         Settings(optimizer="nesterov", momentum=0.0)
+
+
+def test_settings_agree_with_themselves_after_a_trip_through_json():
+    settings = Settings(learning_rate=0.1 + 0.2, dataset="digits", momentum=None)
+    assert disagreements(settings, json.loads(json.dumps(dataclasses.asdict(settings)))) == {}
+
+
+def test_a_setting_that_decides_the_numbers_is_named_with_both_values():
+    other = {"seed": 1, "learning_rate": 0.1, "workdir": "elsewhere", "unheard_of": 1}
+    assert disagreements(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}

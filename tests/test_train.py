@@ -1,18 +1,27 @@
 """The command from outside: what it says, what it writes, how it ends."""
 
+import dataclasses
+import errno
 import gzip
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax import data, train, workdir
+from lenet_jax import checkpoint, cli, data, train, workdir
+from lenet_jax.optimizers import make_schedule
 from lenet_jax.settings import Settings
+from lenet_jax.step import TrainState
 
 FIELDS = {
     *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
@@ -63,7 +72,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     def losses(seed: int, name: str) -> list[tuple[float, float]]:
         path = tmp_path / name
         path.mkdir()
-        settings = Settings(dataset="digits", epochs=1, seed=seed)
+        settings = Settings(dataset="digits", epochs=3, seed=seed)
         train.fit(train.resolve(settings, dataset), dataset, path, lambda line: None)
         records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
         return [(record["train_loss"], record["test_loss"]) for record in records]
@@ -73,14 +82,302 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
 
 
 def test_the_command_trains_and_writes_its_config(tmp_path, capsys):
-    train.main(command("--dataset=digits", "--epochs=1", f"--workdir={tmp_path / 'new' / 'run'}"))
+    train.main(command("--dataset=digits", "--epochs=3", f"--workdir={tmp_path / 'new' / 'run'}"))
     out = capsys.readouterr().out
-    for word in ("device", "data", "network", "optimizer", "1,437", "61,706", "epoch 1/1"):
+    for word in ("device", "data", "network", "optimizer", "1,437", "61,706", "epoch 1/3"):
         assert word in out
     config = json.loads((tmp_path / "new/run/config.json").read_text())
     assert config["settings"]["learning_rate"] == 1e-3  # resolved, not null
     assert config["data"]["name"] == "digits"
     assert config["versions"]["jax"] == jax.__version__
+
+
+# --- a run that was stopped goes on as if it had not been ---
+
+DIGITS = data.load("digits")
+RUN = Settings(
+    dataset="digits", epochs=2, batch_size=256, learning_rate=3e-3, checkpoint_every_steps=2
+)  # of 5 steps an epoch
+
+
+class Outcome(NamedTuple):
+    """What a run leaves behind, to be equal to the last bit."""
+
+    arrays: dict[str, bytes]
+    metrics: list[dict]
+    predictions: bytes
+
+
+def outcome(state: TrainState, path: Path) -> Outcome:
+    leaves = jax.tree_util.tree_flatten_with_path((state.params, state.opt_state, state.step))[0]
+    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    for record in records:  # the two fields that a clock decides
+        assert record.pop("seconds") > 0
+        assert record.pop("images_per_second") > 0
+    logits = state.model.apply({"params": state.params}, jnp.float32(DIGITS.test_images))
+    return Outcome(
+        {jax.tree_util.keystr(key): np.asarray(leaf).tobytes() for key, leaf in leaves},
+        records,
+        np.asarray(logits).tobytes(),
+    )
+
+
+def fit(path: Path, settings: Settings = RUN, lines: list | None = None, **kwargs) -> TrainState:
+    path.mkdir(exist_ok=True)
+    report = (lambda line: None) if lines is None else lines.append
+    return train.fit(settings, DIGITS, path, report, **kwargs)
+
+
+def stop(path: Path, settings: Settings = RUN) -> str:
+    """Runs to the first place where a signal is looked at."""
+    with pytest.raises(cli.Interrupted) as stopped:
+        fit(path, settings, signals=[signal.SIGTERM])
+    return str(stopped.value)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Outcome:
+    path = tmp_path_factory.mktemp("straight")
+    return outcome(fit(path), path)
+
+
+def test_stopped_at_every_part_it_ends_with_the_same_bits(straight, tmp_path):
+    stops = []
+    while True:
+        try:
+            state = fit(tmp_path, signals=[signal.SIGINT])
+        except cli.Interrupted as stopped:
+            stops.append(str(stopped))
+        else:
+            break
+    assert len(stops) == 10
+    assert "step 1 is saved" in stops[0]
+    assert outcome(state, tmp_path) == straight
+
+
+def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
+    fit(tmp_path / "run", dataclasses.replace(RUN, keep=99))
+    saved = checkpoint.steps(tmp_path / "run" / workdir.CHECKPOINTS)
+    assert saved == [2, 4, 5, 6, 8, 10]  # every other step, and each epoch's last
+    for step in saved[:-1]:
+        path = shutil.copytree(tmp_path / "run", tmp_path / str(step))
+        for later in saved[saved.index(step) + 1 :]:
+            shutil.rmtree(path / workdir.CHECKPOINTS / f"step_{later:08d}")
+        assert outcome(fit(path), path) == straight
+
+
+def test_how_often_it_saves_changes_no_parameter(straight, tmp_path):
+    state = fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None, keep=1))
+    assert outcome(state, tmp_path).arrays == straight.arrays
+    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [10]
+
+
+def test_a_finished_run_is_not_run_again(straight, tmp_path):
+    lines: list[str] = []
+    fit(tmp_path)
+    before = (tmp_path / workdir.METRICS).read_bytes()
+    state = fit(tmp_path, dataclasses.replace(RUN, epochs=1), lines)
+    assert outcome(state, tmp_path) == straight
+    assert (tmp_path / workdir.METRICS).read_bytes() == before
+    assert lines[-1].startswith(f"the run in {tmp_path} is already complete: test accuracy ")
+    assert lines[-1].endswith("after 2 epochs")
+
+
+def test_more_epochs_of_a_constant_rate_are_as_if_planned(tmp_path):
+    constant = dataclasses.replace(RUN, schedule="constant")
+    longer = dataclasses.replace(constant, epochs=3)
+    fit(tmp_path / "two", constant)
+    extended = outcome(fit(tmp_path / "two", longer), tmp_path / "two")
+    assert extended == outcome(fit(tmp_path / "three", longer), tmp_path / "three")
+    config = json.loads((tmp_path / "two" / workdir.CONFIG).read_text())
+    assert config["settings"]["epochs"] == 3
+
+
+def test_more_epochs_of_another_schedule_are_refused(tmp_path):
+    stop(tmp_path)
+    with pytest.raises(ValueError, match=r"^--epochs is 3 here .* begun with 2, .*=onecycle dep"):
+        fit(tmp_path, dataclasses.replace(RUN, epochs=3))
+
+
+def test_other_settings_are_refused_before_a_checkpoint_is_read(tmp_path):
+    stop(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match=r"^--optimizer is sgd here but .* used adam; use another"):
+        fit(tmp_path, dataclasses.replace(RUN, optimizer="sgd"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_the_checkpoint_itself_knows_its_settings_and_its_config(straight, tmp_path):
+    stop(tmp_path)
+    config = (tmp_path / workdir.CONFIG).read_bytes()
+    (tmp_path / workdir.CONFIG).unlink()
+    with pytest.raises(
+        ValueError, match=r"^--seed is 1 here but the run in .* used 0; use another"
+    ):
+        fit(tmp_path, dataclasses.replace(RUN, seed=1))
+    assert outcome(fit(tmp_path), tmp_path) == straight
+    assert (tmp_path / workdir.CONFIG).read_bytes() == config
+
+
+def test_noresume_moves_the_old_run_aside_and_starts_afresh(tmp_path):
+    lines: list[str] = []
+    stop(tmp_path)
+    fit(tmp_path, dataclasses.replace(RUN, seed=1, resume=False), lines)
+    (old,) = tmp_path.glob("old-*")
+    assert lines[0] == f"--noresume: the run that was in {tmp_path} is now in {old}"
+    assert checkpoint.steps(old / workdir.CHECKPOINTS) == [1]
+    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS)[-1] == 10
+    assert json.loads((old / workdir.CONFIG).read_text())["settings"]["seed"] == 0
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_over(straight, tmp_path):
+    lines: list[str] = []
+    workdir.write_config(tmp_path, workdir.describe(RUN, DIGITS))
+    workdir.append_metrics(tmp_path, {"epoch": 1})
+    assert outcome(fit(tmp_path, lines=lines), tmp_path) == straight
+    assert lines[0] == f"no checkpoint in {tmp_path} yet: starting at the beginning"
+
+
+def damage(path: Path, *steps: int) -> None:
+    for step in steps:
+        os.truncate(path / workdir.CHECKPOINTS / f"step_{step:08d}" / "_CHECKPOINT_METADATA", 9)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_bits(
+    straight, tmp_path
+):
+    lines: list[str] = []
+    fit(tmp_path, dataclasses.replace(RUN, keep=99))
+    damage(tmp_path, 10, 8)
+    assert outcome(fit(tmp_path, lines=lines), tmp_path) == straight
+    assert [line.split("/")[-1].split(":")[0] for line in lines[:2]] == [
+        "step_00000010",
+        "step_00000008",
+    ]
+    assert lines[2] == f"found step 6 of the run in {tmp_path}"
+    assert fit(tmp_path, lines=lines).step == 10  # what was damaged has been saved again
+    assert "complete" in lines[-1]
+
+
+def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
+    fit(tmp_path)
+    damage(tmp_path, *checkpoint.steps(tmp_path / workdir.CHECKPOINTS))
+    with pytest.raises(
+        ValueError, match=r"none of the checkpoints there \(3\) is whole; to train with"
+    ):
+        fit(tmp_path)
+    shutil.rmtree(tmp_path / workdir.CHECKPOINTS)
+    with pytest.raises(ValueError, match="its checkpoints are gone; --noresume starts again"):
+        fit(tmp_path)
+
+
+def test_lost_metrics_are_told(tmp_path):
+    lines: list[str] = []
+    fit(tmp_path)
+    (tmp_path / workdir.METRICS).unlink()
+    fit(tmp_path, lines=lines)
+    assert any("metrics.jsonl lacks epochs" in line for line in lines)
+    assert lines[-1].endswith("already complete: its metrics are gone")
+
+
+def test_another_machine_is_told(tmp_path, monkeypatch):
+    lines: list[str] = []
+    stop(tmp_path)
+    monkeypatch.setenv("NPROC", "99")
+    fit(tmp_path, lines=lines)
+    assert re.match(r"note: since the run began, cores from \d+ to 99: its last bits may", lines[0])
+
+
+# --- faults ---
+
+
+def blow_up(path: Path, settings: Settings = RUN) -> str:
+    with pytest.raises(FloatingPointError) as error:
+        fit(path, settings)
+    return str(error.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_nothing_good_is_overwritten(
+    tmp_path, monkeypatch
+):
+    stop(tmp_path)
+    (saved,) = (tmp_path / workdir.CHECKPOINTS).iterdir()
+    before = {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()}
+    step = train.train_steps
+
+    def diverge(state, *args, **kwargs):
+        state, sums = step(state, *args, **kwargs)
+        return state, {**sums, "loss": sums["loss"] * (np.nan if state.step >= 3 else 1)}
+
+    monkeypatch.setattr(train, "train_steps", diverge)
+    message = blow_up(tmp_path)
+    rate = 3e-3 * float(make_schedule("onecycle", 10)(2))
+    assert f"by step 3, where the learning rate is {rate:.3g}" in message
+    assert "step 2 is saved" in message
+    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [1, 2]
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    step = train.train_steps
+
+    def diverge(state, *args, **kwargs):
+        state, sums = step(state, *args, **kwargs)
+        state.params["fc3"]["bias"] = state.params["fc3"]["bias"].at[3].set(np.inf)
+        return state, sums
+
+    monkeypatch.setattr(train, "train_steps", diverge)
+    assert "there is no checkpoint yet" in blow_up(
+        tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=1)
+    )
+    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == []
+
+
+def test_it_really_diverges_at_a_senseless_learning_rate(tmp_path):
+    message = blow_up(tmp_path, dataclasses.replace(RUN, learning_rate=1e30))
+    assert re.search(r"by step \d+, where the learning rate is [\d.]+e\+(29|30);", message)
+
+
+def test_a_failed_save_ends_the_run_and_the_one_before_is_gone_on_from(
+    straight, tmp_path, monkeypatch
+):
+    write = checkpoint._write
+
+    def fail_at_five(folder, step, *args):
+        if step == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write", fail_at_five)
+        with pytest.raises(
+            OSError, match=r"of step 5 .*\(No space left on device\); step 4 is whole"
+        ):
+            fit(tmp_path)
+    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [2, 4]
+    assert outcome(fit(tmp_path), tmp_path) == straight
+
+
+ENDS = {
+    "FloatingPointError": (FloatingPointError("diverged"), 1, "error: diverged\n"),
+    "OSError": (OSError("disk full"), 1, "error: disk full\n"),
+    "Ctrl-C": (cli.Interrupted(signal.SIGINT, "saved"), 130, ""),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_how_a_run_ends_is_one_line_and_a_code(case, tmp_path, capsys, monkeypatch):
+    error, code, err = ENDS[case]
+    monkeypatch.setattr(train, "fit", lambda *args: (_ for _ in ()).throw(error))
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(command("--dataset=digits", f"--workdir={tmp_path}"))
+    assert exit_info.value.code == code
+    captured = capsys.readouterr()
+    assert captured.err == err
+    assert err or captured.out.splitlines()[-1] == "stopped by SIGINT: saved"
+
+
+# --- what cannot be ---
 
 
 def write_idx(folder: Path, **changes: bytes) -> Path:
@@ -119,6 +416,8 @@ BAD_FLAGS = {
     "--batch_size=1438": "1437",
     "--batch_size=1e3": "batch_size",
     "--epochs=0": "--epochs",
+    "--keep=0": "--keep",
+    "--checkpoint_every_steps=-1": "--checkpoint_every_steps",
     "--data_dir=/does/not/exist": "--data_dir=/does/not/exist",
     "--workdir=/dev/null/run": "--workdir=/dev/null/run",
     "--optimiser=adam": "optimizer",
@@ -158,10 +457,11 @@ def test_a_bad_file_is_one_line_and_code_2(case, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_run_is_refused(run, capsys):
-    path, _ = run
-    (path / workdir.CONFIG).touch()
-    assert "already holds a run" in refused(capsys, "--dataset=digits", f"--workdir={path}")
+def test_a_folder_at_which_another_run_works_is_refused(tmp_path, capsys):
+    with workdir.locked(tmp_path):
+        assert "a run is at work there" in refused(
+            capsys, "--dataset=digits", f"--workdir={tmp_path}"
+        )
 
 
 def test_help_names_every_flag_with_its_choices(capsys):

@@ -1,0 +1,308 @@
+"""Does a run end with the same bits, however it is stopped and whatever happens to its files?
+
+A run on the digits (6 epochs, saved after each and every 20 steps) is compared, to the last bit,
+with the same run stopped at random moments and started again: the parameters, the optimizer's
+state, the metrics (but for the two fields of the clock) and the logits of the test images. Every
+second kill waits for a save to have begun. Then copies of its checkpoints are damaged in random
+places, and the time is taken for which a save holds up the training.
+
+    python experiments/kill.py
+
+Prints each kill and writes results/faults.{json,md}; about 5 minutes on 2 cores.
+Seeds are fixed; the moments depend on the machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _results import write_json, write_markdown
+
+from lenet_jax import checkpoint, data, train, workdir
+from lenet_jax.settings import Settings
+from lenet_jax.step import TrainState
+
+RUN = Settings(dataset="digits", epochs=6, batch_size=32, checkpoint_every_steps=20, seed=7)
+ROOT = Path(__file__).parent.parent
+
+
+# --- what is compared ---
+
+
+@functools.cache
+def shapes() -> TrainState:
+    settings = train.resolve(RUN, data.load("digits"))
+    steps = train.steps_per_epoch(settings, data.load("digits"))
+    return jax.eval_shape(lambda: train.create_state(settings, settings.epochs * steps))
+
+
+def digest(tree: Any) -> str:
+    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+    return hashlib.sha256(content).hexdigest()
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """What a finished run has left behind."""
+    found = checkpoint.newest(path / workdir.CHECKPOINTS, train.saved_part(shapes()), print)
+    records = workdir.read_metrics(path)
+    for record in records:
+        del record["seconds"], record["images_per_second"]
+    images = jnp.asarray(data.load("digits").test_images, jnp.float32) / 255
+    return {
+        "step": found.step,
+        "params": digest(found.tree["params"]),
+        "opt_state": digest(found.tree["opt_state"]),
+        "metrics": hashlib.sha256(json.dumps(records).encode()).hexdigest(),
+        "logits": digest(shapes().model.apply({"params": found.tree["params"]}, images)),
+    }
+
+
+# --- kills ---
+
+
+def start(path: Path, cache: Path) -> subprocess.Popen:
+    flags = [
+        f"--{name}={value}"
+        for name, value in dataclasses.asdict(RUN).items()
+        if value is not None and not isinstance(value, bool)
+    ]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "lenet_jax.train", *flags, f"--workdir={path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+
+
+def finish(path: Path, cache: Path) -> float:
+    """Runs to the end; the seconds that took."""
+    started = time.perf_counter()
+    with start(path, cache) as process:
+        out, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the run ended with {process.returncode}:\n{out}")
+    return time.perf_counter() - started
+
+
+def is_saving(path: Path) -> bool:
+    return any(path.glob(f"{workdir.CHECKPOINTS}/*{checkpoint.UNFINISHED}*"))
+
+
+def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random) -> str:
+    """Starts the run, stops it at a random moment, and says in the midst of what that was."""
+    with start(path, cache) as process:
+        header = process.stdout.readline()
+        if in_save:
+            while process.poll() is None and not is_saving(path):
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 0.1))
+        else:
+            time.sleep(rng.uniform(0, 4))
+        process.send_signal(signum)
+        out = header + process.communicate()[0]
+    if process.returncode == 0:
+        return "too late: it was finished"
+    if process.returncode not in (-signum, 128 + signum):
+        raise RuntimeError(f"the run ended with {process.returncode}:\n{out}")
+    if is_saving(path):
+        return "in a save"
+    return "in an epoch" if checkpoint.steps(path / workdir.CHECKPOINTS) else "before a checkpoint"
+
+
+def kill_runs(
+    folder: Path, reference: dict[str, Any], signum: int, runs: int, kills: int
+) -> list[dict[str, Any]]:
+    """Each of `runs` runs is stopped `kills` times before it may end."""
+    rows, name = [], signal.Signals(signum).name
+    for seed in range(runs):
+        rng, path = random.Random(f"{name} {seed}"), folder / f"{name}-{seed}"
+        moments = [
+            kill(path, folder / "cache", signum, in_save=bool(index % 2), rng=rng)
+            for index in range(kills)
+        ]
+        finish(path, folder / "cache")
+        same = outcome(path) == reference
+        rows.append({"signal": name, "seed": seed, "moments": moments, "same_bits": same})
+        verdict = "the same bits" if same else "OTHER BITS"
+        print(f"{name}, run {seed}: {', '.join(moments)}: {verdict}", flush=True)
+    return rows
+
+
+# --- damage ---
+
+
+def damage(file: Path, kind: str, rng: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    if kind == "bit flipped":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    elif kind == "bytes overwritten":
+        at = rng.randrange(len(content))
+        content[at : at + 16] = rng.randbytes(min(16, len(content) - at))
+    elif kind == "truncated":
+        content = content[: rng.randrange(len(content))]
+    file.write_bytes(content)
+    if kind == "missing":
+        file.unlink()
+
+
+def damage_checkpoints(path: Path, folder: Path, cases: int) -> list[dict[str, Any]]:
+    """In how many cases is the newest left out, and the one before it read bit by bit?"""
+    like, rows = train.saved_part(shapes()), []
+    steps = checkpoint.steps(path / workdir.CHECKPOINTS)
+    before = checkpoint.restore(path / workdir.CHECKPOINTS, steps[-2], like)
+    for kind in ("bit flipped", "bytes overwritten", "truncated", "missing"):
+        rng, handled = random.Random(kind), 0
+        for _ in range(cases):
+            copy = Path(shutil.copytree(path / workdir.CHECKPOINTS, folder / "damaged"))
+            files = sorted(f for f in (copy / f"step_{steps[-1]:08d}").rglob("*") if f.is_file())
+            damage(rng.choice([f for f in files if f.stat().st_size]), kind, rng)
+            said: list[str] = []
+            found = checkpoint.newest(copy, like, said.append)
+            handled += (
+                found.step == before.step
+                and found.note == before.note
+                and digest(found.tree) == digest(before.tree)
+                and len(said) == 1
+            )
+            shutil.rmtree(copy)
+        rows.append({"damage": kind, "tried": cases, "handled": handled})
+        print(f"{kind}: {handled} of {cases} reported, and the checkpoint before used", flush=True)
+    return rows
+
+
+# --- how long a save holds up the training ---
+
+
+def measure_saves(path: Path, folder: Path, saves: int = 30) -> dict[str, float]:
+    """Milliseconds: what the training waits for, and what a thread does meanwhile."""
+    like = train.saved_part(shapes())
+    found = checkpoint.newest(path / workdir.CHECKPOINTS, like, print)
+    state = jax.tree.map(jnp.array, found.tree)
+    waits, totals = [], []
+    with checkpoint.Saver(folder / "timed", keep=3) as saver:
+        for step in range(saves):
+            started = time.perf_counter()
+            saver.save(step, jax.tree.map(np.array, state), found.note)
+            waits.append(1e3 * (time.perf_counter() - started))
+            saver.wait()
+            totals.append(1e3 * (time.perf_counter() - started))
+    return {
+        "saves": saves,
+        "training_waits_ms_median": statistics.median(waits[1:]),  # the first imports orbax
+        "training_waits_ms_max": max(waits[1:]),
+        "until_on_disk_ms_median": statistics.median(totals[1:]),
+    }
+
+
+class NoSaver:
+    """In the place of `checkpoint.Saver`: nothing is saved."""
+
+    last = None
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def __enter__(self) -> "NoSaver":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def save(self, *_: object) -> None: ...
+    def wait(self) -> None: ...
+
+
+def measure_runs(folder: Path, repeats: int = 5) -> dict[str, Any]:
+    """Seconds of a whole run of 30 epochs of the digits, with its 30 saves and without, in turn."""
+    dataset = data.load("digits")
+    settings = train.resolve(Settings(dataset="digits"), dataset)
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+    saver = checkpoint.Saver
+    for repeat in range(repeats + 1):  # the first compiles
+        for kind, times in seconds.items():
+            path = folder / f"{kind}-{repeat}"
+            path.mkdir()
+            checkpoint.Saver = saver if kind == "with" else NoSaver
+            started = time.perf_counter()
+            train.fit(settings, dataset, path, lambda line: None)
+            times.append(time.perf_counter() - started)
+    checkpoint.Saver = saver
+    return {"epochs": settings.epochs, **{kind: times[1:] for kind, times in seconds.items()}}
+
+
+def sentences(found: dict[str, Any]) -> str:
+    """What was found, in Markdown."""
+    lines = [
+        "| stopped by | runs | stops | before a checkpoint | in an epoch | in a save | same bits |"
+    ]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|"]
+    for name in ("SIGKILL", "SIGTERM"):
+        rows = [row for row in found["kills"] if row["signal"] == name]
+        count = Counter(moment for row in rows for moment in row["moments"])
+        stops = [count[moment] for moment in ("before a checkpoint", "in an epoch", "in a save")]
+        same = sum(row["same_bits"] for row in rows)
+        cells = [name, len(rows), sum(stops), *stops, f"{same} of {len(rows)}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "| damage to a random file of the newest checkpoint | handled |", "|---|--:|"]
+    lines += [
+        f"| {row['damage']} | {row['handled']} of {row['tried']} |" for row in found["damage"]
+    ]
+    saves, runs = found["saves"], found["runs"]
+    lines += [
+        "",
+        f"A save holds up the training for {saves['training_waits_ms_median']:.1f} ms (median of "
+        f"{saves['saves'] - 1}, at most {saves['training_waits_ms_max']:.1f} ms) and is on disk "
+        f"after {saves['until_on_disk_ms_median']:.0f} ms. {runs['epochs']} epochs of the digits "
+        f"with a save after each take {statistics.median(runs['with']):.2f} s, without "
+        f"{statistics.median(runs['without']):.2f} s (medians of {len(runs['with'])}, in turn).",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seconds = finish(folder / "reference", folder / "cache")
+        reference = outcome(folder / "reference")
+        print(f"the run that nobody stopped took {seconds:.1f} s", flush=True)
+        found = {
+            "reference": reference,
+            "kills": [
+                *kill_runs(folder, reference, signal.SIGKILL, runs=6, kills=5),
+                *kill_runs(folder, reference, signal.SIGTERM, runs=2, kills=3),
+            ],
+            "damage": damage_checkpoints(folder / "reference", folder, cases=25),
+            "saves": measure_saves(folder / "reference", folder),
+            "runs": measure_runs(folder),
+        }
+    found["minutes"] = (time.perf_counter() - started) / 60
+    write_json("faults", found)
+    write_markdown("faults", sentences(found))
+    print(sentences(found))
+    if not all(row["same_bits"] for row in found["kills"]):
+        sys.exit("a run ended with other bits")
+    if not all(row["handled"] == row["tried"] for row in found["damage"]):
+        sys.exit("a damaged checkpoint was not handled")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Checkpoints on orbax: written whole or not at all, compared bit by bit when read.
+
+A checkpoint is a folder that orbax reads (`orbax.checkpoint.v1.load`), with a dictionary of pytrees
+of arrays and, in its metadata, a note (JSON). It is written under another name and renamed when all
+of it is on disk.
+
+A flipped bit in an array is noticed by no format of the JAX ecosystem, so there are digests, and a
+restore compares them: SHA256SUMS, of the files, before orbax parses them (a damaged one makes it
+fill the terminal); and one of the arrays' names, types, shapes and bytes before they were written.
+
+orbax is imported when it is needed first, which for a save is not in the caller's thread.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+FORMAT, SUMS, UNFINISHED = 1, "SHA256SUMS", ".unfinished"
+Tree = Mapping[str, Any]  # a pytree for each part of a state, such as "params"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message names it and says why."""
+
+
+class Checkpoint(NamedTuple):
+    """What was saved: `tree` as `like` was given, with NumPy arrays for leaves, and the note."""
+
+    step: int
+    tree: dict[str, Any]
+    note: dict[str, Any]
+
+
+class Saver:
+    """Saves in the background, one checkpoint at a time, and keeps the newest `keep`.
+
+    What goes wrong in the background is raised by the next `save` or `wait`, or at the end of the
+    `with` block: as an OSError whose message is a sentence. `last` is the step of the newest
+    checkpoint that is known to be whole.
+    """
+
+    def __init__(self, folder: Path, keep: int, last: int | None = None) -> None:
+        self.folder, self.keep, self.last = folder.absolute(), keep, last
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: tuple[int, Future[None]] | None = None
+        for leftover in folder.glob(f"*{UNFINISHED}*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def save(self, step: int, tree: Tree, note: dict[str, Any]) -> None:
+        """Starts to save; waits only for the save before this one.
+
+        Args:
+          step: its number; a checkpoint of the same step is replaced.
+          tree: NumPy arrays that nobody changes any more.
+          note: JSON, kept beside the arrays.
+        """
+        self.wait()
+        self._pending = step, self._pool.submit(_write, self.folder, step, tree, note)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises OSError if it could not be written."""
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result()
+        except Exception as error:
+            kept = "there is none before it" if self.last is None else f"step {self.last} is whole"
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder} "
+                f"({_first_line(error)}); {kept}"
+            ) from error
+        self.last = step
+        for old in [old for old in steps(self.folder) if old <= step][: -self.keep]:
+            shutil.rmtree(_path(self.folder, old), ignore_errors=True)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of a folder's checkpoints, whole or not, in order."""
+    names = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest(folder: Path, like: Tree, report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, with a line to `report` for each newer one.
+
+    Args:
+      folder: of the checkpoints; it need not be there.
+      like: the parts to read, with leaves that have the shape and dtype of the array wanted.
+
+    Returns:
+      None if there are no checkpoints.
+
+    Raises:
+      CheckpointError: there are some, and none is whole.
+    """
+    found = steps(folder)
+    for step in reversed(found):
+        try:
+            return restore(folder, step, like)
+        except CheckpointError as error:
+            report(f"a damaged checkpoint is left out: {error}")
+    if found:
+        raise CheckpointError(
+            f"{folder}: none of the checkpoints there ({len(found)}) is whole; to train with "
+            "--noresume starts again"
+        )
+    return None
+
+
+def restore(folder: Path, step: int, like: Tree) -> Checkpoint:
+    """The checkpoint of `step`, checked: structure, shapes, types and content.
+
+    Args:
+      folder, like: as for `newest`.
+
+    Raises:
+      CheckpointError: it is not there, damaged, or not of this structure.
+    """
+    path = _path(folder.absolute(), step)
+    try:
+        return Checkpoint(step, *_read(path, like))
+    except Exception as error:  # orbax, tensorstore and json raise whatever occurs to them
+        raise CheckpointError(f"{path}: {_first_line(error)}") from error
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}"
+
+
+def _write(folder: Path, step: int, tree: Tree, note: dict[str, Any]) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    folder.mkdir(exist_ok=True)
+    # Looked at first, because orbax meets a full disk with a thousand lines on the terminal.
+    if shutil.disk_usage(folder).free < 2**20 + 2 * sum(
+        leaf.nbytes for leaf in jax.tree.leaves(tree)
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    path = _path(folder, step)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    record = {"format": FORMAT, "note": note, "sha256": _digests(tree, note)}
+    ocp.save(unfinished, dict(tree), custom_metadata=record)
+    (unfinished / SUMS).write_text(_sums(unfinished))
+    for written in (*unfinished.rglob("*"), unfinished):
+        _sync(written)
+    if path.exists():  # and is damaged: else the run would have gone on from there
+        shutil.rmtree(path)
+    unfinished.rename(path)
+    _sync(folder)
+
+
+def _read(path: Path, like: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    from orbax.checkpoint import v1 as ocp
+
+    if not path.is_dir():
+        raise CheckpointError("is not there")
+    if not (path / SUMS).is_file() or (path / SUMS).read_bytes() != _sums(path).encode():
+        raise CheckpointError(f"its files are not those of its {SUMS}")
+    stored = ocp.metadata(path)
+    note, digests = parse(stored.custom_metadata)
+    # Before anything is read, because what is declared is what is allocated.
+    expected = _leaves(like)
+    declared = _leaves({part: stored.metadata.get(part) for part in like})
+    for name in sorted(expected.keys() | declared.keys()):
+        here, there = (_kind(leaves.get(name)) for leaves in (expected, declared))
+        if here != there:
+            raise CheckpointError(f"{name} is {there} there, and {here} in this run")
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    with context:
+        empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(like))
+        tree = ocp.load(path, empty)
+    for part, digest in _digests(tree, note).items():
+        if digests.get(part) != digest:
+            raise CheckpointError(f"the content of {part} is not what was saved")
+    return tree, note
+
+
+def parse(record: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The note and the digests in a checkpoint's metadata, which may be any JSON.
+
+    Raises:
+      CheckpointError: it is not what `Saver` writes.
+    """
+    match record:
+        case {"format": int(version)} if version != FORMAT:
+            raise CheckpointError(f"is of format {version}; this program reads format {FORMAT}")
+        case {"format": 1, "note": dict(note), "sha256": dict(digests)}:
+            if digests.get("note") != _digests({}, note)["note"]:
+                raise CheckpointError("the content of note is not what was saved")
+            return note, digests
+    raise CheckpointError("its metadata are not those of a checkpoint")
+
+
+def _sums(path: Path) -> str:
+    """The files of a checkpoint as sha256sum(1) lists and checks them."""
+    names = sorted(
+        file.relative_to(path).as_posix()
+        for file in path.rglob("[!.]*")  # what a file browser leaves behind does not count
+        if file.is_file() and file.name != SUMS
+    )
+    return "".join(
+        f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names
+    )
+
+
+def _digests(tree: Tree, note: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of each part, so that one part can be read and checked without the others."""
+    digests = {"note": hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()}
+    for part in tree:
+        digest = hashlib.sha256()
+        for name, leaf in sorted(_leaves({part: tree[part]}).items()):
+            digest.update(f"{name} {_kind(leaf)}\n".encode())
+            digest.update(np.asarray(leaf).tobytes())
+        digests[part] = digest.hexdigest()
+    return digests
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    """Leaves by dotted name, the same whether a tuple has names or has become a dictionary."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _kind(leaf: Any) -> str:
+    return "not" if leaf is None else f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Without the pages that tensorstore adds."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (reason.strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

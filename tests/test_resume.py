@@ -1,0 +1,138 @@
+"""Real processes, stopped by real signals: what is left behind leads to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lenet_jax import workdir
+
+FLAGS = ("--dataset=digits", "--epochs=3", "--batch_size=32", "--checkpoint_every_steps=15")
+EPOCH, STEPS = 44, 132
+
+
+class Command:
+    """`python -m lenet_jax.train` with a cache of compiled programs, so that it starts soon."""
+
+    def __init__(self, cache: Path) -> None:
+        self.environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    def start(self, path: Path, limit: str = ":") -> subprocess.Popen:
+        argv = [sys.executable, "-m", "lenet_jax.train", *FLAGS, f"--workdir={path}"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            ["sh", "-c", f'{limit}; exec "$@"', "sh", *argv],
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=self.environment,
+        )
+
+    def run(self, path: Path, limit: str = ":") -> tuple[int, str, str]:
+        with self.start(path, limit) as process:
+            out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def stop(self, path: Path, when: Callable[[], bool], signum: int) -> tuple[int, str, str]:
+        """Starts it, and sends the signal when it is time."""
+        with self.start(path) as process:
+            deadline = time.monotonic() + 120
+            while not when():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            process.send_signal(signum)
+            out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+def result(path: Path) -> tuple[list[str], list[dict]]:
+    """The digests of the last checkpoint's arrays, and the metrics but for the clock's."""
+    (last,) = (path / workdir.CHECKPOINTS).glob(f"step_{STEPS:08d}")
+    saved = json.loads((last / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["sha256"]
+    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    for record in records:
+        del record["seconds"], record["images_per_second"]
+    return [saved["params"], saved["opt_state"], saved["step"]], records
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> Command:
+    return Command(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def straight(command, tmp_path_factory) -> tuple[list[str], list[dict]]:
+    path = tmp_path_factory.mktemp("straight")
+    code, out, err = command.run(path)
+    assert (code, err) == (0, "")
+    assert "found step" not in out
+    return result(path)
+
+
+def in_an_epoch(path: Path) -> bool:
+    return (path / workdir.METRICS).exists()
+
+
+def in_a_save(path: Path) -> bool:
+    return any(path.glob(f"{workdir.CHECKPOINTS}/*.unfinished*"))
+
+
+def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(command, straight, tmp_path):
+    for when in (in_an_epoch, in_a_save):
+        code, _, _ = command.stop(tmp_path, lambda when=when: when(tmp_path), signal.SIGKILL)
+        assert code == -signal.SIGKILL
+    code, out, err = command.run(tmp_path)
+    assert (code, err) == (0, "")
+    assert "found step " in out
+    assert result(tmp_path) == straight
+    assert not in_a_save(tmp_path)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_answered_with_a_save_one_line_and_its_code(
+    signum, code, command, straight, tmp_path
+):
+    ended, out, err = command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signum)
+    assert (ended, err) == (code, "")
+    last = out.splitlines()[-1]
+    assert last.startswith(f"stopped by {signal.Signals(signum).name}: step ")
+    step = int(last.split()[4])
+    assert EPOCH <= step < STEPS
+    assert (tmp_path / workdir.CHECKPOINTS / f"step_{step:08d}").is_dir()
+    ended, out, err = command.run(tmp_path)
+    assert (ended, err) == (0, "")
+    assert f"found step {step} " in out
+    assert result(tmp_path) == straight
+
+
+def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command, tmp_path):
+    with command.start(tmp_path) as first:
+        while not in_an_epoch(tmp_path):
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        code, out, err = command.run(tmp_path)
+        first.kill()
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: --workdir={tmp_path}: a run is at work there (process ")
+
+
+def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_whole(command, tmp_path):
+    """No file may be larger than 50 kB: a disk that is full in a way that only orbax finds out."""
+    assert command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signal.SIGTERM)[0] == 143
+    code, _, err = command.run(tmp_path, limit="ulimit -f 100")
+    assert code == 1
+    line = err.splitlines()[-1]
+    assert line.startswith("error: the checkpoint of step ")
+    assert line.endswith("is whole")
