@@ -225,7 +225,9 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
     }
 
 
-def measure(rows: dict[str, Row], images_a_step: dict[str, int], rounds: int) -> dict[str, list]:
+def measure(
+    rows: dict[str, Row], images_a_step: dict[str, int], rounds: int, seconds: float = SECONDS
+) -> dict[str, list]:
     """Images a second of each row in each round, the rows in turn."""
     steps = {}
     for name, run in rows.items():
@@ -233,7 +235,7 @@ def measure(rows: dict[str, Row], images_a_step: dict[str, int], rounds: int) ->
             run(1)
         started = time.perf_counter()
         run(1)
-        steps[name] = max(1, round(SECONDS / (time.perf_counter() - started)))
+        steps[name] = max(1, round(seconds / (time.perf_counter() - started)))
     speeds: dict[str, list] = {name: [] for name in rows}
     for _ in range(rounds):
         for name, run in rows.items():

@@ -32,12 +32,11 @@ def make_net(seed: int, dtype: torch.dtype = torch.float32) -> Net:
 
 
 def params_of(net: Net) -> dict:
-    """A copy, so that torch's in-place updates do not reach it."""
-    return from_state_dict({k: v.detach().numpy().copy() for k, v in net.state_dict().items()})
+    return from_state_dict(net.state_dict())
 
 
 def grads_of(net: Net) -> dict:
-    return from_state_dict({k: v.grad.numpy().copy() for k, v in net.named_parameters()})
+    return from_state_dict({name: weight.grad for name, weight in net.named_parameters()})
 
 
 def random_batch(seed: int, size: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:

@@ -75,4 +75,5 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     params["fc1"]["kernel"] = (
         fc1.reshape(len(fc1), -1, 5, 5).transpose(2, 3, 1, 0).reshape(fc1.T.shape)
     )
-    return jax.tree.map(np.ascontiguousarray, params)
+    # Copies: a tensor's array is its memory, which torch's optimizers write over.
+    return jax.tree.map(lambda leaf: np.array(leaf, order="C"), params)
