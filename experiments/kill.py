@@ -1,6 +1,6 @@
 """Does a run end with the same bits, however it is stopped and whatever happens to its files?
 
-A run on the digits (6 epochs, saved after each and every 20 steps) is compared, to the last bit,
+A run on the digits (8 epochs, saved after each and every 20 steps) is compared, to the last bit,
 with the same run stopped at random moments and started again: the parameters, the optimizer's
 state, the metrics (but for the two fields of the clock) and the logits of the test images. Every
 second kill waits for a save to have begun. Then copies of its checkpoints are damaged in random
@@ -38,7 +38,7 @@ from lenet_jax import checkpoint, data, train, workdir
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState
 
-RUN = Settings(dataset="digits", epochs=6, batch_size=32, checkpoint_every_steps=20, seed=7)
+RUN = Settings(dataset="digits", epochs=8, batch_size=32, checkpoint_every_steps=20, seed=7)
 ROOT = Path(__file__).parent.parent
 
 
@@ -114,12 +114,15 @@ def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random
     """Starts the run, stops it at a random moment, and says in the midst of what that was."""
     with start(path, cache) as process:
         header = process.stdout.readline()
-        if in_save:
-            while process.poll() is None and not is_saving(path):
-                time.sleep(0.0005)
-            time.sleep(rng.uniform(0, 0.1))
-        else:
-            time.sleep(rng.uniform(0, 4))
+        epoch = len(workdir.read_metrics(path)) + rng.randrange(2)
+        is_time = (
+            (lambda: is_saving(path))
+            if in_save
+            else (lambda: len(workdir.read_metrics(path)) >= epoch)
+        )
+        while process.poll() is None and not is_time():
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, 0.1 if in_save else 1))
         process.send_signal(signum)
         out = header + process.communicate()[0]
     if process.returncode == 0:
@@ -230,7 +233,7 @@ class NoSaver:
     def wait(self) -> None: ...
 
 
-def measure_runs(folder: Path, repeats: int = 5) -> dict[str, Any]:
+def measure_runs(folder: Path, repeats: int = 3) -> dict[str, Any]:
     """Seconds of a whole run of 30 epochs of the digits, with its 30 saves and without, in turn."""
     dataset = data.load("digits")
     settings = train.resolve(Settings(dataset="digits"), dataset)
@@ -288,7 +291,7 @@ def main() -> None:
             "reference": reference,
             "kills": [
                 *kill_runs(folder, reference, signal.SIGKILL, runs=6, kills=5),
-                *kill_runs(folder, reference, signal.SIGTERM, runs=2, kills=3),
+                *kill_runs(folder, reference, signal.SIGTERM, runs=2, kills=4),
             ],
             "damage": damage_checkpoints(folder / "reference", folder, cases=25),
             "saves": measure_saves(folder / "reference", folder),

@@ -3,7 +3,8 @@
 Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on the same batches,
 and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
 a machine whose speed drifts slows all alike: the ratios are taken within a round, and what is
-printed is their median and quartiles.
+printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
+with `lenet_jax.compiling.jit`; the others by their libraries' defaults.
 
     python experiments/throughput.py            # about 8 minutes on 2 cores
     python experiments/throughput.py --smoke    # one round of one small batch, nothing written
@@ -28,10 +29,11 @@ from tqdm import tqdm
 from tutorial_net import Net
 
 from lenet_jax import create_train_state, make_optimizer, train_step, update
+from lenet_jax.compiling import jit
 
 BATCH_SIZES = (16, 64, 256, 1024)
 MEMBERS, MEMBER_BATCH = 8, 64
-ROUNDS, SECONDS = 9, 0.25  # a measurement lasts at least so long
+ROUNDS, SECONDS = 7, 0.2  # a measurement lasts at least so long
 NUM_BATCHES = 4  # different ones, so that no cache sees the same pixels every step
 
 Row = Callable[[int], None]  # runs so many steps and waits for the last
@@ -116,10 +118,10 @@ def stepwise_row(step: Callable, state, batches: dict) -> Row:
     return run
 
 
-def scan_row(step: Callable, state, batches: dict) -> Row:
+def scan_row(step: Callable, state, batches: dict, compile_with: Callable = jax.jit) -> Row:
     """All steps in one program; their number is data, so that it compiles once."""
 
-    @jax.jit
+    @compile_with
     def steps_of(state, batches: dict, steps: jax.Array):
         def body(i: jax.Array, state):
             return step(state, jax.tree.map(lambda leaf: leaf[i % NUM_BATCHES], batches))
@@ -173,7 +175,7 @@ def training_rows(batch_size: int) -> dict[str, Row]:
         "ours, step by step": stepwise_row(
             lambda state, batch: train_step(state, batch)[0], our_state(key), batches
         ),
-        "ours, in a scan": scan_row(our_step, our_state(key), batches),
+        "ours, in a scan": scan_row(our_step, our_state(key), batches, jit),
     }
 
 
@@ -188,8 +190,10 @@ def member_rows() -> dict[str, Row]:
         "usual Flax, vmap in a scan": scan_row(
             together(usual_step), jax.vmap(usual_state)(keys), batches
         ),
-        "ours, vmap in a scan": scan_row(together(our_step), jax.vmap(our_state)(keys), batches),
-        "ours, one network in a scan": scan_row(our_step, our_state(keys[0]), batches),
+        "ours, vmap in a scan": scan_row(
+            together(our_step), jax.vmap(our_state)(keys), batches, jit
+        ),
+        "ours, one network in a scan": scan_row(our_step, our_state(keys[0]), batches, jit),
     }
 
 
@@ -207,8 +211,8 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
 
         return run
 
-    def jax_forward(apply: Callable, params: dict) -> Row:
-        forward = jax.jit(apply)
+    def jax_forward(apply: Callable, params: dict, compile_with: Callable) -> Row:
+        forward = compile_with(apply)
 
         def run(steps: int) -> None:
             for step in range(steps):
@@ -220,8 +224,8 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
     return {
         "PyTorch eager": torch_forward(net),
         "PyTorch torch.compile": torch_forward(torch.compile(net)),
-        "usual Flax": jax_forward(UsualLeNet().apply, usual[0]),
-        "ours": jax_forward(ours.model.apply, ours.params),
+        "usual Flax": jax_forward(UsualLeNet().apply, usual[0], jax.jit),
+        "ours": jax_forward(ours.model.apply, ours.params, jit),
     }
 
 

@@ -11,7 +11,6 @@ fill the terminal); and one of the arrays' names, types, shapes and bytes before
 orbax is imported when it is needed first, which for a save is not in the caller's thread.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -150,11 +149,7 @@ def _write(folder: Path, step: int, tree: Tree, note: dict[str, Any]) -> None:
     from orbax.checkpoint import v1 as ocp
 
     folder.mkdir(exist_ok=True)
-    # Looked at first, because orbax meets a full disk with a thousand lines on the terminal.
-    if shutil.disk_usage(folder).free < 2**20 + 2 * sum(
-        leaf.nbytes for leaf in jax.tree.leaves(tree)
-    ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    _require_room(folder, 2**20 + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     path = _path(folder, step)
     unfinished = path.with_name(path.name + UNFINISHED)
     record = {"format": FORMAT, "note": note, "sha256": _digests(tree, note)}
@@ -166,6 +161,15 @@ def _write(folder: Path, step: int, tree: Tree, note: dict[str, Any]) -> None:
         shutil.rmtree(path)
     unfinished.rename(path)
     _sync(folder)
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """Raises OSError if a file of this size cannot be written: orbax would fill the terminal."""
+    file = folder / f"room{UNFINISHED}"
+    try:
+        file.write_bytes(bytes(size))
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _read(path: Path, like: Tree) -> tuple[dict[str, Any], dict[str, Any]]:

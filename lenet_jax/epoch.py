@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from lenet_jax import losses, metrics
+from lenet_jax.compiling import jit
 from lenet_jax.step import LossFn, Metrics, TrainState, update
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the training pixels, as torchvision's examples
@@ -55,7 +56,7 @@ def _loop(
     return lax.fori_loop(start, stop, body, (state, zeros))
 
 
-@partial(jax.jit, static_argnames="loss_fn", donate_argnames="state")
+@partial(jit, static_argnames="loss_fn", donate_argnames="state")
 def train_steps(
     state: TrainState,
     images: jax.Array,
@@ -83,7 +84,7 @@ def train_steps(
     return _loop(state, images, labels, order, start, stop, mean, std, loss_fn)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "loss_fn"), donate_argnames="state")
+@partial(jit, static_argnames=("batch_size", "loss_fn"), donate_argnames="state")
 def train_epoch(
     state: TrainState,
     images: jax.Array,
@@ -119,7 +120,7 @@ def train_epoch(
     return state, jax.tree.map(lambda total: total / steps, sums)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "loss_fn"))
+@partial(jit, static_argnames=("batch_size", "loss_fn"))
 def evaluate(
     state: TrainState,
     images: jax.Array,

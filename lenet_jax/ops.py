@@ -2,14 +2,15 @@
 
 XLA:CPU is slow at a small convolution written the usual way: inside `lax.scan` its gradients run in
 an unoptimised loop nest (jax-ml/jax#12868), and the gradient of the pool is a serial scatter. What
-it compiles well are long element-wise expressions over a contiguous last axis. So here the whole
-layer is one such expression: images lie in the vector lanes, the k * k * C multiply-adds of an
-output are written out, and the four outputs under one pooled pixel share their loads. No patches
-are stored and no scatter is left. One training step of LeNet on 64 images, 2 cores with AVX-512,
-jaxlib 0.10.2: 2.3 ms, against 6.5 for patches and matrix products, 8 for PyTorch, 45 for `lax.conv`.
+it compiles well is a long element-wise expression over a contiguous last axis. So the whole layer
+is one such expression: the images lie in the vector lanes, the k * k * C multiply-adds of an output
+are written out, and the four outputs under one pooled pixel share their loads. No patches are
+stored, nothing is scattered. Images a second in training steps of LeNet inside one scan, batch 64,
+2 cores with AVX-512 and busy, jaxlib 0.10.2: 30,000 so, 10,000 as patches and matrix products,
+8,000 in PyTorch, 1,400 with `lax.conv`.
 
-Array names end in their axes: B images = T tiles of L lanes, C input and K output channels, H x W
-input, P x Q pooled output, k x k kernel.
+Array names end in their axes: T tiles of L lanes hold the B images; C input and K output channels,
+H x W input, P x Q pooled output, k x k kernel.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +23,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-# Images a tile: a multiple of 16, the floats of one AVX-512 vector. With 64 the arrays of a tile
-# stay in a 1.25 MB L2 cache: at batch 256 the kernel gradient takes 1.5 ms, and 2.4 as one tile.
-LANES = 64
-# Multiply-adds that are written out in one expression. Beyond about 500 loads LLVM gives up
-# vectorising (30 times slower), and every term is compile time, so larger layers use the plain twin.
+# For `jax.jit(whole_step, compiler_options=...)`, outermost jit only: vectors as wide as AVX-512's
+# (30,000 images a second instead of 17,000), and Eigen's matrix products instead of YNNPACK's,
+# which are up to 10 % slower here and have given wrong results (jax-ml/jax#39103).
+CPU_COMPILER_OPTIONS = {
+    "xla_cpu_prefer_vector_width": "512",
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
+# Images a tile, at most: a multiple of LANE_STEP, the floats in one vector. With 64 the arrays of a
+# tile stay in a 1.25 MB cache: at batch 256 the kernel gradient takes 1.5 ms, and 2.4 as one tile.
+LANES, LANE_STEP = 64, 16
+# Multiply-adds written out in one expression. Beyond some 500 loads LLVM gives up vectorising (30
+# times slower), and every term is compile time: larger layers are computed by the plain twin.
 MAX_TERMS = 150
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
@@ -64,8 +72,8 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     """Valid convolution, ReLU and 2x2 max-pool in one pass, with its own gradient rule.
 
     Values and gradients are those of `conv_relu_pool_plain`; a tie's gradient goes to the first
-    maximum in row-major order, as PyTorch's does. bfloat16 is computed in float32 and rounded once.
-    Reverse mode only: `jax.jvp` refuses with a TypeError (a Hessian is `jax.jacrev(jax.jacrev(f))`).
+    maximum in row-major order, as PyTorch's does. bfloat16 is computed in float32, rounded once.
+    Reverse mode only: `jax.jvp` refuses with a TypeError; a Hessian is `jax.jacrev(jax.grad(f))`.
 
     Args:
         x: images [B, H, W, C].
@@ -91,7 +99,7 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     dtype = jnp.result_type(x, kernel, bias)
     wide = jnp.promote_types(dtype, jnp.float32)
     tiles = -(-B // LANES)
-    lanes = 16 * -(-B // (16 * tiles))
+    lanes = LANE_STEP * -(-B // (LANE_STEP * tiles))
     x = jnp.pad(x.astype(wide), ((0, tiles * lanes - B), (0, 0), (0, 0), (0, 0)))
     x_TCHWL = x.reshape(tiles, lanes, *x.shape[1:]).transpose(0, 4, 2, 3, 1)
     out_TKPQL = _tiled(x_TCHWL, kernel.astype(wide), bias.astype(wide))
@@ -111,10 +119,11 @@ def _check(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> None:
 
 
 @jax.custom_vjp
-def _tiled(x_TCHWL: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _tiled(x_TCHWL, kernel, bias):
     return _forward(x_TCHWL, kernel, bias)[0]
 
 
+@jax.jit
 def _forward(x_TCHWL, kernel, bias):
     x_TCHWL = _row_major(x_TCHWL)
     # An XLA:CPU loop has one output; two would compute the convolution twice. So the pooled value
@@ -124,6 +133,7 @@ def _forward(x_TCHWL, kernel, bias):
     return _row_major(lax.real(z_TKPQL)), (x_TCHWL, kernel, corner_TKPQL)
 
 
+@jax.jit
 def _backward(residuals, g_TKPQL):
     x_TCHWL, kernel, corner_TKPQL = residuals
     active = lambda g, corner: jnp.where(corner < INACTIVE, g, 0)
@@ -188,41 +198,31 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
         return _sum_last(_sum(terms), 1)
 
     if whole:
-        d_kernel = sums(0).sum(0)  # [C, k, k, K]
-    else:
-        d_kernel = jnp.stack([sums(a).sum((0, 2)) for a in range(k)], 1)
-    return d_kernel.transpose(1, 2, 0, 3)
+        return sums(0).sum(0).transpose(1, 2, 0, 3)
+    return jnp.stack([sums(a).sum((0, 2)).transpose(1, 0, 2) for a in range(k)])
 
 
 def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
-    """The transposed convolution, as one matrix product and 4 x 4 ... overlapping additions."""
+    """The transposed convolution: one matrix product, then overlapping patches are added up.
+
+    Each pooled pixel sends its four outputs' gradients to a patch of (k + 1) x (k + 1) pixels, seen
+    as m x m blocks of 2 x 2, so that patches overlap in whole blocks.
+    """
     T, K, P, Q, L = g_TKPQL.shape
     k, _, C, _ = kernel.shape
     m = (k + 1) // 2
-    one = lambda corner: jnp.where(corner_TKPQL == corner, g_TKPQL, 0)
-    d_y = jnp.stack([one(corner) for corner in range(4)])  # [4, T, K, P, Q, L]
-    d_y = _row_major(d_y.transpose(0, 2, 1, 3, 4, 5).reshape(4 * K, -1))  # [4 K, N]
-    shifted = jnp.stack(
-        [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in CORNERS]
-    )
-    matrix = shifted.reshape(4, m, 2, m, 2, C, K).transpose(1, 3, 2, 4, 5, 0, 6)
+    d_y = jnp.stack([jnp.where(corner_TKPQL == n, g_TKPQL, 0) for n in range(len(CORNERS))])
+    d_y = _row_major(d_y.transpose(0, 2, 1, 3, 4, 5).reshape(4 * K, -1))  # [4 K, T P Q L]
+    shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in CORNERS]
+    matrix = jnp.stack(shifted).reshape(4, m, 2, m, 2, C, K).transpose(1, 3, 2, 4, 5, 0, 6)
     d_patches = _row_major(matrix.reshape(-1, 4 * K)) @ d_y
     d_patches = d_patches.reshape(m, m, 2, 2, C, T, P, Q, L)
-
-    none = (0, 0, 0)
-    d_x = reduce(
-        add,
-        [
-            lax.pad(
-                d_patches[a, b],
-                jnp.zeros((), d_patches.dtype),
-                (none, none, none, none, (a, m - 1 - a, 0), (b, m - 1 - b, 0), none),
-            )
-            for a in range(m)
-            for b in range(m)
-        ],
-    )  # [2, 2, C, T, H/2, W/2, L]
-    d_x = d_x.transpose(3, 2, 4, 0, 5, 1, 6)
+    at = lambda a: (a, m - 1 - a)
+    d_blocks = [
+        jnp.pad(d_patches[a, b], ((0, 0),) * 4 + (at(a), at(b), (0, 0)))
+        for a, b in product(range(m), range(m))
+    ]  # m * m times [2, 2, C, T, H/2, W/2, L]
+    d_x = reduce(add, d_blocks).transpose(3, 2, 4, 0, 5, 1, 6)  # [T, C, H/2, 2, W/2, 2, L]
     return d_x.reshape(T, C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from lenet_jax import losses, metrics
+from lenet_jax.compiling import jit
 from lenet_jax.model import IMAGE_SHAPE, LeNet
 
 Batch = Mapping[str, jax.Array]
@@ -83,7 +84,7 @@ def update(
     return next_state, {"loss": loss, "accuracy": metrics.accuracy(logits, batch["label"])}
 
 
-@partial(jax.jit, static_argnames="loss_fn", donate_argnames="state")
+@partial(jit, static_argnames="loss_fn", donate_argnames="state")
 def train_step(
     state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy
 ) -> tuple[TrainState, Metrics]:
@@ -102,7 +103,7 @@ def train_step(
     return update(state, batch, loss_fn)
 
 
-@partial(jax.jit, static_argnames="loss_fn")
+@partial(jit, static_argnames="loss_fn")
 def eval_step(state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy) -> Metrics:
     """{"loss", "accuracy"} of a batch; the state stays as it is."""
     logits = state.model.apply({"params": state.params}, batch["image"])

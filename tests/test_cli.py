@@ -1,7 +1,6 @@
 import contextlib
 import dataclasses
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def test_a_first_signal_is_only_noted_and_a_second_would_end_the_process(signum)
     before = {caught: signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)}
     with cli.catch_signals() as received:
         assert received == []
-        os.kill(os.getpid(), signum)
+        signal.raise_signal(signum)
         assert received == [signum]
         assert {signal.getsignal(caught) for caught in before} == {signal.SIG_DFL}
     assert {caught: signal.getsignal(caught) for caught in before} == before
@@ -118,7 +117,7 @@ def test_a_signal_that_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with cli.catch_signals() as received:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert received == []
     finally:
         signal.signal(signal.SIGINT, before)

@@ -28,7 +28,9 @@ def test_each_python_block_runs_and_prints_what_it_says():
     for number, block in enumerate(blocks("python")):
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, namespace, f"{number}", None, 0)
-            result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False)
+            result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
+                test, clear_globs=False
+            )
             namespace.update(test.globs)
             assert result.failed == 0
         else:

@@ -166,6 +166,24 @@ def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
         assert outcome(fit(path), path) == straight
 
 
+def test_each_epoch_has_another_order_also_after_a_stop(tmp_path, monkeypatch):
+    orders, draw = [], train.epoch_order
+
+    def draw_and_keep(*args, **kwargs):
+        orders.append(np.asarray(draw(*args, **kwargs)).tobytes())
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(train, "epoch_order", draw_and_keep)
+    fit(tmp_path / "straight")
+    assert len(set(orders)) == 2
+    straight = orders.copy()
+    orders.clear()
+    (tmp_path / "stopped").mkdir()
+    for _ in range(6):  # the last is in the second epoch
+        stop(tmp_path / "stopped")
+    assert orders == [straight[0]] * 5 + [straight[1]]
+
+
 def test_how_often_it_saves_changes_no_parameter(straight, tmp_path):
     state = fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None, keep=1))
     assert outcome(state, tmp_path).arrays == straight.arrays
@@ -356,6 +374,16 @@ def test_a_failed_save_ends_the_run_and_the_one_before_is_gone_on_from(
             fit(tmp_path)
     assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [2, 4]
     assert outcome(fit(tmp_path), tmp_path) == straight
+
+
+def test_the_metrics_are_at_most_one_epoch_ahead_of_the_checkpoints(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", fail)
+    with pytest.raises(OSError, match=r"of step 5 .* there is none before it"):
+        fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None))
+    assert [record["epoch"] for record in workdir.read_metrics(tmp_path)] == [1]
 
 
 ENDS = {

@@ -232,7 +232,8 @@ def test_what_changes_the_last_bits_is_named():
     code = describe()["versions"]["lenet_jax"]
     cores = describe()["machine"]["cores"]
     assert workdir.changes(describe(), then) == (
-        f"cores from 99 to {cores}, lenet_jax from 0123 to {code}, jax from 0.1 to {jax.__version__}"
+        f"cores from 99 to {cores}, lenet_jax from 0123 to {code}, "
+        f"jax from 0.1 to {jax.__version__}"
     )
 
 

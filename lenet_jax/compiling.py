@@ -1,0 +1,34 @@
+"""`jax.jit` with the compiler options that were measured to help on a CPU."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.extend.core import get_opaque_trace_state
+
+from lenet_jax import ops
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+    """`jax.jit(function, **options)`, with `ops.CPU_COMPILER_OPTIONS` where they can be given.
+
+    JAX takes compiler options at the outermost `jit` only. Called inside another transformation
+    (`jit`, `vmap`, `scan`, ...), the function becomes part of the caller's program, and the options
+    are the caller's to give: `jax.jit(step, compiler_options=ops.CPU_COMPILER_OPTIONS)`.
+    """
+    inner = jax.jit(function, **options)
+    at_top = get_opaque_trace_state()
+
+    @functools.cache
+    def outer() -> Callable[P, R]:  # asks for the backend at the first call, not at the import
+        chosen = ops.CPU_COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
+        return jax.jit(function, compiler_options=chosen, **options)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (outer() if get_opaque_trace_state() == at_top else inner)(*args, **kwargs)
+
+    return call
