@@ -13,7 +13,6 @@ be told apart by the same means, or the answers above would be worth nothing.
 Writes results/tutorial_numbers.{json,md,png}; TIME.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import torch
+from _results import path, write_json, write_markdown
 from tutorial_net import Net
 
 from lenet_jax import LeNet, losses
@@ -46,11 +46,11 @@ def statistics(printed: dict[str, Any]) -> Statistics:
     return {
         "output, mean": output.mean(1),
         "output, standard deviation": output.std(1, ddof=1),
-        "output, largest": np.abs(output).max(1),
+        "output, largest absolute value": np.abs(output).max(1),
         "loss": np.atleast_1d(printed["loss"]),
         "conv1.bias.grad, mean": gradient.mean(1),
         "conv1.bias.grad, standard deviation": gradient.std(1, ddof=1),
-        "conv1.bias.grad, largest": np.abs(gradient).max(1),
+        "conv1.bias.grad, largest absolute value": np.abs(gradient).max(1),
     }
 
 
@@ -84,11 +84,8 @@ def flax_default(key: jax.Array) -> Any:
     return {name: layer | {"bias": 0 * layer["bias"]} for name, layer in params.items()}
 
 
-WRONG = {
-    "zero biases": zero_biases,
-    "LeCun-normal kernels": lecun_normal,
-    "LeCun-normal kernels, zero biases (Flax)": flax_default,
-}
+FLAX = "Flax's default"  # LeCun-normal kernels, zero biases
+WRONG = {"zero biases": zero_biases, "LeCun-normal kernels": lecun_normal, FLAX: flax_default}
 
 Initialise = Callable[[jax.Array], Any]
 
@@ -134,3 +131,128 @@ def pytorch_networks(seed: int, number: int) -> Printed:
     torch.manual_seed(seed)
     output, loss, gradient = map(np.array, zip(*prints(), strict=True))
     return {"output": output, "loss": loss, "gradient": gradient}
+
+
+# --- the comparison
+
+
+def compare(sample: Statistics, pytorch: Statistics) -> dict[str, dict[str, float]]:
+    """Statistic -> where the tutorial's number lies in `sample`, and how far that is from PyTorch.
+
+    `below` is the share of the sample below the tutorial's number; the number lies in the central
+    99 %, `low` to `high`, if `below` is between 0.005 and 0.995.
+    """
+    rows = {}
+    for name, (number,) in statistics(TUTORIAL).items():
+        low, high = np.quantile(sample[name], [0.005, 0.995])
+        test = scipy.stats.ks_2samp(sample[name], pytorch[name])
+        rows[name] = {
+            "tutorial": float(number),
+            "below": float((sample[name] < number).mean()),
+            "low": float(low),
+            "high": float(high),
+            "distance": float(test.statistic),
+            "p": float(test.pvalue),
+        }
+    return rows
+
+
+def is_ordinary(row: dict[str, float]) -> bool:
+    return row["low"] <= row["tutorial"] <= row["high"]
+
+
+def table(comparisons: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Two tables: our initialisation in full, then where the wrong ones are told apart."""
+    lines = [
+        f"The tutorial's printed numbers among those of {OURS:,} of our networks, and these "
+        f"against {PYTORCH:,} of live PyTorch's (two-sample Kolmogorov-Smirnov).",
+        "",
+        "| statistic | tutorial | our central 99 % | ours below it | inside | p (PyTorch) |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, row in comparisons["ours"].items():
+        inside = "yes" if is_ordinary(row) else "**no**"
+        lines.append(
+            f"| {name} | {row['tutorial']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
+            f"| {row['below']:.1%} | {inside} | {row['p']:.2f} |"
+        )
+    lines += [
+        "",
+        "Would a wrong initialisation be noticed? Share of its networks below the tutorial's "
+        "number, **bold** where that number lies outside its central 99 %; in brackets the largest "
+        "distance between its distribution function and PyTorch's. Flax's default is LeCun-normal "
+        "kernels and zero biases.",
+        "",
+        "| statistic | " + " | ".join(comparisons) + " |",
+        "|---|" + "---:|" * len(comparisons),
+    ]
+    for name in comparisons["ours"]:
+        cells = []
+        for rows in comparisons.values():
+            below = f"{rows[name]['below']:.1%}"
+            mark = "" if is_ordinary(rows[name]) else "**"
+            cells.append(f"{mark}{below}{mark} ({rows[name]['distance']:.3f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(samples: dict[str, Statistics], pytorch: Statistics, name: str) -> None:
+    """One panel a statistic: the distributions, and the tutorial's number as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
+    colours = {"zero biases": "tab:orange", FLAX: "tab:green"}
+    for panel, (statistic, (number,)) in zip(axes.flat, statistics(TUTORIAL).items(), strict=False):
+        ours = samples["ours"][statistic]
+        if statistic.endswith("mean"):
+            limit = 1.3 * np.quantile(np.abs(ours), 0.9995)
+            bins = np.linspace(-limit, limit, 61)
+        else:
+            everything = np.concatenate([sample[statistic] for sample in samples.values()])
+            bins = np.geomspace(*np.quantile(everything, [0.0005, 0.9995]), 81)
+            panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
+
+        def histogram(sample: np.ndarray, panel: Any = panel, bins: Any = bins, **style: Any):
+            panel.hist(sample, bins, weights=np.full(len(sample), 1 / len(sample)), **style)
+
+        histogram(ours, color="tab:blue", alpha=0.35, label="ours")
+        outline = {"histtype": "step", "lw": 1.2}
+        histogram(pytorch[statistic], color="black", label="live PyTorch", **outline)
+        for label, colour in colours.items():
+            wrong = samples[label][statistic]
+            histogram(wrong, color=colour, ls="--", label=f"wrong: {label}", **outline)
+        panel.axvline(number, color="tab:red", label="printed in the tutorial")
+        below = (ours < number).mean()
+        panel.set_title(f"{statistic}\n{below:.0%} of ours below {number:.4f}", fontsize=11)
+        panel.set_yticks([])
+        panel.spines[["top", "right", "left"]].set_visible(False)
+    axes.flat[-1].axis("off")
+    handles = axes.flat[0].get_legend_handles_labels()
+    axes.flat[-1].legend(*handles, loc="center", frameon=False)
+    figure.savefig(path(f"{name}.png"), dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # one small network at a time: threads only get in each other's way
+    pytorch = statistics(pytorch_networks(seed=0, number=PYTORCH))
+    samples = {"ours": statistics(our_networks(seed=0, number=OURS))}
+    for name, initialise in WRONG.items():
+        samples[name] = statistics(our_networks(seed=1, number=OURS, initialise=initialise))
+    comparisons = {name: compare(sample, pytorch) for name, sample in samples.items()}
+    text = table(comparisons)
+    print(text)
+    write_json("tutorial_numbers", {"ours": OURS, "pytorch": PYTORCH, "comparisons": comparisons})
+    write_markdown("tutorial_numbers", text)
+    draw(samples, pytorch, "tutorial_numbers")
+
+
+if __name__ == "__main__":
+    main()
