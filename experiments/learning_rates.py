@@ -2,11 +2,12 @@
 
 Trains LeNet on 50,000 of MNIST's training images for 5 epochs (batch 64, one-cycle) with each
 optimizer over a grid of learning rates, and measures on the other 10,000. The test images are
-never read. `lenet_jax.optimizers.DEFAULT_LEARNING_RATE` holds the winners.
+never read. `lenet_jax.optimizers.DEFAULT_LEARNING_RATE` holds, of each optimizer, the smallest rate
+within 0.1 points of its best (the noise of a seed), since small rates forgive more.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/learning_rates.py
 
-Prints a table and writes it to results/learning_rates.{json,md}; about 10 minutes on 2 cores.
+Prints a table and writes it to results/learning_rates.{json,md}; about 4 minutes on 2 cores.
 """
 
 import os
@@ -21,13 +22,13 @@ from lenet_jax.epoch import evaluate
 from lenet_jax.optimizers import make_schedule
 
 GRID = {
-    "sgd": (0.1, 0.2, 0.4, 0.8),
-    "nesterov": (0.02, 0.05, 0.1, 0.2),
-    "adam": (1e-3, 2e-3, 4e-3, 8e-3),
-    "adamw": (1e-3, 2e-3, 4e-3, 8e-3),
-    "rmsprop": (5e-4, 1e-3, 2e-3, 4e-3),
+    "sgd": (0.1, 0.2, 0.4),
+    "nesterov": (0.02, 0.05, 0.1),
+    "adam": (1e-3, 2e-3, 4e-3),
+    "adamw": (1e-3, 2e-3, 4e-3),
+    "rmsprop": (5e-4, 1e-3, 2e-3),
 }
-EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 2
+EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 1
 
 
 def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:

@@ -35,12 +35,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS = tuple(SETTINGS)
 SCHEDULES = ("constant", "cosine", "onecycle")
+# Measured on held-out training images by experiments/learning_rates.py.
 DEFAULT_LEARNING_RATE = {
-    "sgd": 0.05,
+    "sgd": 0.2,
     "nesterov": 0.02,
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "rmsprop": 1e-3,
+    "adam": 2e-3,
+    "adamw": 2e-3,
+    "rmsprop": 2e-3,
 }
 
 

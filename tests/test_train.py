@@ -87,7 +87,7 @@ def test_the_command_trains_and_writes_its_config(tmp_path, capsys):
     for word in ("device", "data", "network", "optimizer", "1,437", "61,706", "epoch 1/3"):
         assert word in out
     config = json.loads((tmp_path / "new/run/config.json").read_text())
-    assert config["settings"]["learning_rate"] == 1e-3  # resolved, not null
+    assert config["settings"]["learning_rate"] == 2e-3  # resolved, not null
     assert config["data"]["name"] == "digits"
     assert config["versions"]["jax"] == jax.__version__
 
