@@ -81,7 +81,7 @@ def test_fifty_steps_go_pytorchs_way(written, part, precision, limit):
 def test_no_initialisation_is_told_from_pytorchs(written):
     for array, cells in written["initialisation"].items():
         assert cells["p"] > 1e-3, array  # by chance in 1 % of reports, over ten arrays
-        assert 0.99 < cells["ours"] <= 1, array
+        assert 0.99 < cells["ours"] <= 1 + 2**-24, array  # 0.05 is 1.5e-8 larger as a float32
         assert 0.99 < cells["pytorch"] <= 1, array
 
 

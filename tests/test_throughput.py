@@ -13,6 +13,8 @@ def test_a_ratio_is_taken_round_by_round_against_the_best():
     assert result["quartiles"] == pytest.approx([2, 2.5])
 
 
+# torch.compile imports a part of torch that warns of itself (2.13)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 def test_every_row_runs_and_its_speed_counts_its_images():
     rows = throughput.training_rows(16)
     del rows["PyTorch torch.compile"]  # a C++ compiler at work: half a minute
