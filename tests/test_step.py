@@ -48,8 +48,8 @@ def largest_difference(ours, theirs) -> float:
     )
 
 
-# The fast form compiles for seconds, and what stands behind the logits does not know which form made
-# them: every loss is checked with the plain one, the tutorial's two with both.
+# The fast form compiles for seconds, and a loss does not know which form made its logits: every one
+# is checked with the plain form, two with both.
 @pytest.mark.parametrize(
     ("loss_fn", "op"),
     [(loss_fn, ops.conv_relu_pool_plain) for loss_fn in LOSSES]
