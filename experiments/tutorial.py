@@ -6,7 +6,7 @@ weights. tutorial.md shows both languages side by side.
 
     python experiments/tutorial.py
 
-TIME on 2 cores, most of it compiling. Needs no network: it trains on scikit-learn's digits.
+About a minute on 2 cores, most of it compiling. It trains on the digits and needs no network.
 """
 
 from itertools import groupby
