@@ -153,7 +153,7 @@ def search() -> None:
     mnist = data.load("mnist", DATA)
     images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
     scaling = {"mean": mnist.mean, "std": mnist.std}
-    for batch_size, epochs, rate in itertools.product((64, 128), (3, 4), (2e-3, 4e-3, 8e-3)):
+    for batch_size, epochs, rate in itertools.product((32, 64), (2, 3), (2e-3, 4e-3, 8e-3)):
         accuracies = []
         for seed in range(3):
             schedule = make_schedule("onecycle", epochs * (50_000 // batch_size))

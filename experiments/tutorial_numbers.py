@@ -105,7 +105,12 @@ def our_network(key: jax.Array, initialise: Initialise) -> dict[str, jax.Array]:
     return {"output": output[0], "loss": loss, "gradient": gradients["conv1"]["bias"]}
 
 
-@partial(jax.jit, static_argnames="initialise")
+# Runs as fast as with all optimisations, and compiles in 4 s instead of 18.
+@partial(
+    jax.jit,
+    static_argnames="initialise",
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 def _our_slice(keys: jax.Array, initialise: Initialise) -> dict[str, jax.Array]:
     return jax.vmap(partial(our_network, initialise=initialise))(keys)
 

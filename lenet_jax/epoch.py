@@ -4,7 +4,9 @@ N is the number of examples, B the batch, S = N // B the steps of an epoch.
 """
 
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -120,6 +122,33 @@ def train_epoch(
     return state, jax.tree.map(lambda total: total / steps, sums)
 
 
+@partial(jit, static_argnames=("model", "batch_size"))
+def predict(
+    model: nn.Module,
+    params: Any,
+    images: jax.Array,
+    *,
+    batch_size: int = 1000,
+    mean: ArrayLike = MNIST_MEAN,
+    std: ArrayLike = MNIST_STD,
+) -> jax.Array:
+    """Logits [N, 10] of uint8 images [N, 32, 32, 1], at most `batch_size` of them in work at a time.
+
+    The N % B images that do not fill a batch are a smaller batch of their own.
+    """
+
+    def forward(images: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, normalize(images, mean, std))
+
+    full, rest = divmod(images.shape[0], batch_size)
+    batches = images[: full * batch_size].reshape(full, batch_size, *images.shape[1:])
+    logits = lax.map(forward, batches).reshape(full * batch_size, -1) if full else None
+    if not rest:
+        return logits
+    last = forward(images[full * batch_size :])
+    return last if logits is None else jnp.concatenate([logits, last])
+
+
 @partial(jit, static_argnames=("batch_size", "loss_fn"))
 def evaluate(
     state: TrainState,
@@ -131,29 +160,7 @@ def evaluate(
     std: ArrayLike = MNIST_STD,
     loss_fn: LossFn = losses.cross_entropy,
 ) -> Metrics:
-    """{"loss", "accuracy"} of a whole split, every example counted once.
-
-    At most `batch_size` examples are in work at a time. The N % B examples that do not fill a batch
-    are a smaller batch of their own, so a `loss_fn` that is a mean over examples needs no mask.
-    """
-
-    def totals(images: jax.Array, labels: jax.Array) -> Metrics:
-        logits = state.model.apply({"params": state.params}, normalize(images, mean, std))
-        count = labels.shape[0]
-        correct = metrics.accuracy(logits, labels) * count
-        return {"loss": loss_fn(logits, labels) * count, "accuracy": correct}
-
-    num_examples = labels.shape[0]
-    full = num_examples // batch_size
-    split = full * batch_size
-    parts = []
-    if full:
-        batched = (
-            images[:split].reshape(full, batch_size, *images.shape[1:]),
-            labels[:split].reshape(full, batch_size),
-        )
-        sums = lax.map(lambda batch: totals(*batch), batched)
-        parts.append(jax.tree.map(jnp.sum, sums))
-    if split < num_examples:
-        parts.append(totals(images[split:], labels[split:]))
-    return jax.tree.map(lambda *sums: sum(sums) / num_examples, *parts)
+    """{"loss", "accuracy"} of a whole split, every example counted once; see `predict`."""
+    scaling = {"mean": mean, "std": std}
+    logits = predict(state.model, state.params, images, batch_size=batch_size, **scaling)
+    return {"loss": loss_fn(logits, labels), "accuracy": metrics.accuracy(logits, labels)}

@@ -1,12 +1,18 @@
 """Strict by default: warnings are errors (pyproject.toml), silent rank promotion raises."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
 import pytest
 
+from lenet_jax import data, train
+from lenet_jax.settings import Settings
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests send Ctrl-C, which a shell makes a job in the background, and its children, ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,16 @@ def mnist_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of 2 epochs on the digits; what is there is only to be read.
+
+    A test that lets a command write into a run's folder copies it first (`shutil.copytree`).
+    """
+    path = tmp_path_factory.mktemp("tiny_run")
+    dataset = data.load("digits")
+    settings = Settings(dataset="digits", epochs=2, learning_rate=3e-3, workdir=str(path))
+    train.fit(train.resolve(settings, dataset), dataset, path, lambda line: None)
+    return path
