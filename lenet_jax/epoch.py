@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from lenet_jax import losses, metrics
+from lenet_jax.augment import Strengths, augment
 from lenet_jax.compiling import jit
 from lenet_jax.step import LossFn, Metrics, TrainState, update
 
@@ -35,22 +36,28 @@ def epoch_order(key: jax.Array, num_examples: int, *, batch_size: int) -> jax.Ar
     return order.reshape(steps, batch_size)
 
 
-def _loop(
+def run_steps(
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
     order: jax.Array,
     start: ArrayLike,
     stop: ArrayLike,
-    mean: ArrayLike,
-    std: ArrayLike,
-    loss_fn: LossFn,
+    *,
+    mean: ArrayLike = MNIST_MEAN,
+    std: ArrayLike = MNIST_STD,
+    loss_fn: LossFn = losses.cross_entropy,
+    key: jax.Array | None = None,
+    strengths: Strengths | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The updates for rows `start` to `stop` of `order`, and the sums of their metrics."""
+    """A part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`."""
 
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
-        batch = {"image": normalize(images[order[i]], mean, std), "label": labels[order[i]]}
+        pixels = images[order[i]]
+        if strengths is not None:
+            pixels = augment(jax.random.fold_in(key, i), pixels, strengths)
+        batch = {"image": normalize(pixels, mean, std), "label": labels[order[i]]}
         state, step_metrics = update(state, batch, loss_fn)
         return state, jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, step_metrics)
 
@@ -70,6 +77,8 @@ def train_steps(
     mean: ArrayLike = MNIST_MEAN,
     std: ArrayLike = MNIST_STD,
     loss_fn: LossFn = losses.cross_entropy,
+    key: jax.Array | None = None,
+    strengths: Strengths | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Consumes its state: a part of an epoch, so that a caller can show progress or stop.
 
@@ -79,11 +88,14 @@ def train_steps(
       order: int32 [S, B] from `epoch_order`.
       start, stop: which rows of `order`; data, so that every part of an epoch is the same program.
       mean, std: of the training pixels, see `normalize`.
+      key, strengths: of the distortions, see `augment`; the key decides those of the whole epoch.
+        None for none.
 
     Returns:
       The state after them and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
     """
-    return _loop(state, images, labels, order, start, stop, mean, std, loss_fn)
+    how = {"mean": mean, "std": std, "loss_fn": loss_fn, "key": key, "strengths": strengths}
+    return run_steps(state, images, labels, order, start, stop, **how)
 
 
 @partial(jit, static_argnames=("batch_size", "loss_fn"), donate_argnames="state")
@@ -97,14 +109,16 @@ def train_epoch(
     mean: ArrayLike = MNIST_MEAN,
     std: ArrayLike = MNIST_STD,
     loss_fn: LossFn = losses.cross_entropy,
+    strengths: Strengths | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: one epoch (shuffle, gather, normalise, update) as one program.
+    """Consumes its state: one epoch (shuffle, gather, distort, normalise, update) as one program.
 
     Args:
       state: from `create_train_state`.
       images: uint8 [N, 32, 32, 1]. labels: int32 [N].
-      key: decides the order; fold the epoch's number in.
+      key: decides the order and the distortions; fold the epoch's number in.
       mean, std: of the training pixels, see `normalize`.
+      strengths: of the distortions, see `augment`; None for none.
 
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
@@ -118,7 +132,9 @@ def train_epoch(
     """
     order = epoch_order(key, images.shape[0], batch_size=batch_size)
     steps = order.shape[0]
-    state, sums = _loop(state, images, labels, order, 0, steps, mean, std, loss_fn)
+    how = {"mean": mean, "std": std, "loss_fn": loss_fn, "strengths": strengths}
+    how["key"] = jax.random.fold_in(key, 1)
+    state, sums = run_steps(state, images, labels, order, 0, steps, **how)
     return state, jax.tree.map(lambda total: total / steps, sums)
 
 

@@ -1,0 +1,129 @@
+"""Distorted copies of digits: shift, rotation, scale, shear and elastic bending, on the device.
+
+Pure in the key: the same key gives the same copies. B is the batch, S the side of an image.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+GRID = 6  # elastic bending: random arrows on a GRID x GRID lattice, spread smoothly over the image
+
+
+class Strengths(NamedTuple):
+    """How far a copy may lie from its original; 0 leaves that distortion out, exactly.
+
+    Numbers, so that `jax.vmap` can sweep them. All but the last bound a uniform draw of ± that much.
+    """
+
+    shift: ArrayLike = 0.0  # pixels, along each axis
+    rotation: ArrayLike = 0.0  # degrees
+    scale: ArrayLike = 0.0  # 0.1 is 10 % larger or smaller, each axis by itself
+    shear: ArrayLike = 0.0  # columns a row
+    elastic: ArrayLike = 0.0  # standard deviation of a pixel's displacement, in pixels
+
+
+# What --augment=1 means; chosen on held-out training images by experiments/lecun1998.py.
+STANDARD = Strengths(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
+
+
+def strengths(amount: ArrayLike) -> Strengths:
+    """`STANDARD` times `amount`: 0 is no distortion at all."""
+    return Strengths(*(amount * number for number in STANDARD))
+
+
+def augment(key: jax.Array, images: jax.Array, strengths: Strengths) -> jax.Array:
+    """A distorted copy of each image, about its centre.
+
+    Args:
+      key: decides the copies.
+      images: uint8 [B, S, S, 1], 0 the background.
+      strengths: see `Strengths`.
+
+    Returns:
+      float32 [B, S, S, 1], in the units of `images`.
+
+    >>> images = jnp.arange(16, dtype=jnp.uint8).reshape(1, 4, 4, 1)
+    >>> bool((augment(jax.random.key(0), images, Strengths()) == images).all())
+    True
+    """
+    batch, side = images.shape[:2]
+    affine_key, elastic_key = jax.random.split(key)
+    draws = jax.random.uniform(affine_key, (6, batch), minval=-1.0, maxval=1.0)
+    angle = jnp.deg2rad(strengths.rotation * draws[0])
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    shear, scale_y, scale_x = strengths.shear * draws[1], *(1 + strengths.scale * draws[2:4])
+    # Where a copy's pixel comes from, seen from the centre: turned, then sheared, then scaled. Less
+    # where it is, that is a sum of y, x and 1 for each axis.
+    affine = [
+        [scale_y * cosine - 1, scale_y * sine, strengths.shift * draws[4]],
+        [
+            scale_x * (shear * cosine - sine),
+            scale_x * (cosine + shear * sine) - 1,
+            strengths.shift * draws[5],
+        ],
+    ]
+    arrows = strengths.elastic * jax.random.normal(elastic_key, (GRID**2, 2, batch))
+    weights = jnp.concatenate([jnp.array(affine).transpose(1, 0, 2), arrows])  # [3 + GRID², 2, B]
+    fields = weights.reshape(len(weights), -1).T @ _basis(side)  # [2 B, S S]
+    down, right = fields.reshape(2, batch, side, side)
+    return warp(images, down, right)
+
+
+def warp(images: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
+    """The image whose pixel at (y, x) is the original's at (y + down, x + right), bilinearly.
+
+    Args:
+      images: uint8 [B, S, S, 1]; outside lies background, 0.
+      down, right: float [B, S, S], in pixels.
+
+    Returns:
+      float32 [B, S, S, 1].
+    """
+    batch, side = images.shape[:2]
+    # The 2x2 pixels that an output lies between travel in one 32-bit word, since a gather is what
+    # this costs: word [y, x] holds the pixels (y - 1, x - 1) to (y, x).
+    framed = jnp.pad(images[..., 0].astype(jnp.uint32), ((0, 0), (1, 1), (1, 1)))
+    words = (
+        framed[:, :-1, :-1]
+        | framed[:, :-1, 1:] << 8
+        | framed[:, 1:, :-1] << 16
+        | framed[:, 1:, 1:] << 24
+    )
+    # At -1 and at S there is nothing but background left: what lies further out is the same.
+    y = jnp.clip(jnp.arange(side)[None, :, None] + down, -1, side) + 1
+    x = jnp.clip(jnp.arange(side)[None, None, :] + right, -1, side) + 1
+    row, column = jnp.minimum(jnp.floor(y), side), jnp.minimum(jnp.floor(x), side)
+    first = jnp.arange(batch)[:, None, None] * (side + 1) ** 2  # word of each image
+    at = first + (row * (side + 1) + column).astype(jnp.int32)
+    # The barriers keep the gather out of its users' loops, which would run it once for each pixel
+    # they take from the word.
+    words, at = lax.optimization_barrier((words.ravel(), at))
+    word = lax.optimization_barrier(words.at[at].get(mode="clip"))
+    pixel = lambda bits: (word >> bits & 255).astype(jnp.float32)
+    y, x = y - row, x - column
+    top = pixel(0) * (1 - x) + pixel(8) * x
+    bottom = pixel(16) * (1 - x) + pixel(24) * x
+    return (top * (1 - y) + bottom * y)[..., None]
+
+
+@cache
+def _basis(side: int) -> np.ndarray:
+    """What displacement fields are sums of, [3 + GRID², S S]: y, x, 1 and the lattice's bells.
+
+    The bells are one spacing wide, and scaled so that independent arrows of variance 1 displace
+    every pixel with variance 1. In NumPy, and so a constant of the compiled program.
+    """
+    at = np.arange(side) - (side - 1) / 2  # from the centre
+    spacing = side / GRID
+    points = (np.arange(GRID) - (GRID - 1) / 2) * spacing
+    bells = np.exp(-0.5 * ((points[:, None] - at[None, :]) / spacing) ** 2)  # [GRID, S]
+    bells /= np.sqrt(np.sum(bells**2, axis=0, keepdims=True))
+    one = np.ones(side)
+    factors = [(at, one), (one, at), (one, one), *((y, x) for y in bells for x in bells)]
+    return np.stack([np.outer(y, x).ravel() for y, x in factors]).astype(np.float32)

@@ -1,0 +1,225 @@
+"""Many networks trained as one program: `jax.vmap` over seeds and numbers, in slices that fit.
+
+N networks, M images, B the batch, S the steps of an epoch. Each member ends as the same network
+trained alone would, to float32 rounding.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lenet_jax import augment, epoch, losses
+from lenet_jax.compiling import jit
+from lenet_jax.model import LeNet
+from lenet_jax.optimizers import Schedule, make_optimizer, make_schedule
+from lenet_jax.step import Metrics, TrainState, create_train_state
+
+PARTS = 10  # of an epoch: how often `train` reports, and the points of its curves
+
+
+class Members(NamedTuple):
+    """What distinguishes N networks: numbers [N], or one number for all of them.
+
+    An `order_seed` that all share makes them see the same batches, which are then gathered once.
+    Numbers that are None leave their part out of the program.
+    """
+
+    seed: ArrayLike  # of the initialisation
+    order_seed: ArrayLike = 0  # of data order and distortions
+    learning_rate: ArrayLike | None = None  # None for the optimizer's own
+    settings: dict[str, ArrayLike] = {}  # the optimizer's others, as `make_optimizer` takes them
+    label_smoothing: ArrayLike | None = None
+    augment: ArrayLike | None = None  # times `augment.STANDARD`
+
+
+class Population(NamedTuple):
+    """N trained networks. A member that diverged has another neighbour's numbers in nothing."""
+
+    params: Any  # leaves [N, ...]
+    curves: Metrics  # {"loss", "accuracy"}, each [N, epochs * PARTS]: means over parts of an epoch
+    finite: np.ndarray  # bool [N]: whether all parameters and losses are
+
+
+def train(
+    members: Members,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    optimizer: str = "adam",
+    epochs: int,
+    batch_size: int = 64,
+    schedule: str = "onecycle",
+    mean: ArrayLike = epoch.MNIST_MEAN,
+    std: ArrayLike = epoch.MNIST_STD,
+    slice_size: int = 8,
+    report: Callable[[int], None] = lambda updates: None,
+) -> Population:
+    """Trains N networks with cross-entropy, `slice_size` of them at a time.
+
+    Args:
+      members: what distinguishes them; different optimizers are different calls.
+      images: uint8 [M, 32, 32, 1]. labels: int32 [M].
+      optimizer: one of `optimizers.OPTIMIZERS`. schedule: one of `optimizers.SCHEDULES`.
+      mean, std: of the training pixels, see `epoch.normalize`.
+      report: is called with the number of updates that were done, networks' updates added up.
+
+    Raises:
+      ValueError: fields of `members` have different lengths, or a name is unknown.
+    """
+    steps = len(labels) // batch_size
+    course = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
+    scaling = {"mean": mean, "std": std}
+    done = []
+    for part in slices(members, slice_size):
+        states, curve = create(part, optimizer, course), []
+        for number in range(epochs):
+            orders = epoch_orders(part, number, len(labels), batch_size=batch_size)
+            for start, stop in _parts(steps):
+                states, sums = train_steps(
+                    states, part, images, labels, orders, number, start, stop, **scaling
+                )
+                curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
+                report((stop - start) * size(part))
+        curves = jax.tree.map(lambda *points: np.stack(points, axis=1), *curve)
+        done.append((jax.tree.map(np.asarray, states.params), curves))
+    params, curves = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+    leaves = (*jax.tree.leaves(params), *curves.values())
+    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
+    return Population(params, curves, np.logical_and.reduce(finite))
+
+
+def size(members: Members) -> int:
+    """N.
+
+    Raises:
+      ValueError: there is not one seed for each, or another field has another length.
+
+    >>> size(Members(seed=np.arange(3), learning_rate=0.1))
+    3
+    """
+    if np.ndim(members.seed) != 1:
+        raise ValueError(f"members.seed must be [N], a seed for each, got {members.seed!r}")
+    count = len(members.seed)
+    lengths = {len(leaf) for leaf in jax.tree.leaves(members) if np.ndim(leaf)}
+    if lengths != {count}:
+        raise ValueError(f"the fields of members have different lengths: {sorted(lengths)}")
+    return count
+
+
+def slices(members: Members, slice_size: int) -> Iterator[Members]:
+    """Parts of at most `slice_size` members, as equal as can be: each size compiles anew.
+
+    >>> [size(part) for part in slices(Members(seed=np.arange(9)), 4)]
+    [3, 3, 3]
+    """
+    count = size(members)
+    for rows in np.array_split(np.arange(count), -(-count // slice_size)):
+        yield jax.tree.map(lambda leaf, rows=rows: leaf[rows] if np.ndim(leaf) else leaf, members)
+
+
+@partial(jit, static_argnames=("optimizer", "schedule"))
+def create(members: Members, optimizer: str, schedule: Schedule | None = None) -> TrainState:
+    """N fresh states as one, leaves [N, ...]; see `make_optimizer` for the rest."""
+
+    def one(member: Members) -> TrainState:
+        tx = make_optimizer(
+            optimizer, member.learning_rate, schedule=schedule, **member.settings
+        )
+        return create_train_state(jax.random.key(member.seed), tx)
+
+    return _vmap(one, members)(members)
+
+
+@partial(jax.jit, static_argnames=("num_examples", "batch_size"))
+def epoch_orders(
+    members: Members, number: ArrayLike, num_examples: int, *, batch_size: int
+) -> jax.Array:
+    """Each member's order in epoch `number`, int32 [N, S, B]; [S, B] if they share it."""
+
+    def one(seed: jax.Array) -> jax.Array:
+        return epoch.epoch_order(_epoch_key(seed, number), num_examples, batch_size=batch_size)
+
+    return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
+
+
+@partial(jit, donate_argnames="states")
+def train_steps(
+    states: TrainState,
+    members: Members,
+    images: jax.Array,
+    labels: jax.Array,
+    orders: jax.Array,
+    number: ArrayLike,
+    start: ArrayLike,
+    stop: ArrayLike,
+    *,
+    mean: ArrayLike = epoch.MNIST_MEAN,
+    std: ArrayLike = epoch.MNIST_STD,
+) -> tuple[TrainState, Metrics]:
+    """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
+
+    Args:
+      states: from `create`.
+      orders: from `epoch_orders`.
+      The others: see `epoch.train_steps`.
+
+    Returns:
+      The states after them and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
+    """
+
+    def one(member: Members, state: TrainState, order: jax.Array) -> tuple[TrainState, Metrics]:
+        loss_fn, how = losses.cross_entropy, {}
+        if member.label_smoothing is not None:
+            loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
+        if member.augment is not None:
+            how["key"] = jax.random.fold_in(_epoch_key(member.order_seed, number), 1)
+            how["strengths"] = augment.strengths(member.augment)
+        how |= {"mean": mean, "std": std, "loss_fn": loss_fn}
+        return epoch.run_steps(state, images, labels, order, start, stop, **how)
+
+    return _vmap(one, members, 0, 0 if orders.ndim == 3 else None)(members, states, orders)
+
+
+@partial(jit, static_argnames="batch_size")
+def predict(
+    params: Any,
+    images: jax.Array,
+    *,
+    batch_size: int = 250,
+    mean: ArrayLike = epoch.MNIST_MEAN,
+    std: ArrayLike = epoch.MNIST_STD,
+) -> jax.Array:
+    """Logits [N, M, 10] of N networks (leaves [N, ...]) for uint8 images [M, 32, 32, 1]."""
+    return jax.vmap(
+        lambda one: epoch.predict(LeNet(), one, images, batch_size=batch_size, mean=mean, std=std)
+    )(params)
+
+
+def ensemble(logits: jax.Array) -> jax.Array:
+    """Log-probabilities [M, 10] of N networks together: the mean of their probabilities.
+
+    Args:
+      logits: [N, M, 10].
+    """
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
+
+
+def _parts(steps: int) -> Iterator[tuple[int, int]]:
+    bounds = [round(part * steps / PARTS) for part in range(PARTS + 1)]
+    return ((start, stop) for start, stop in zip(bounds, bounds[1:], strict=False) if stop > start)
+
+
+def _epoch_key(order_seed: ArrayLike, number: ArrayLike) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(order_seed), number)
+
+
+def _vmap(one: Callable, members: Members, *other_axes: int | None) -> Callable:
+    """`one` over members, of whom the numbers that all share are not repeated."""
+    axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, members)
+    return jax.vmap(one, in_axes=(axes, *other_axes))
