@@ -18,7 +18,7 @@ GRID = 6  # elastic bending: random arrows on a GRID x GRID lattice, spread smoo
 class Strengths(NamedTuple):
     """How far a copy may lie from its original; 0 leaves that distortion out, exactly.
 
-    Numbers, so that `jax.vmap` can sweep them. All but the last bound a uniform draw of ± that much.
+    Numbers, so that `jax.vmap` can sweep them. All but the last bound a uniform draw around 0.
     """
 
     shift: ArrayLike = 0.0  # pixels, along each axis

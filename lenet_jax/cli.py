@@ -26,15 +26,31 @@ _DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
+    tuple: flags.DEFINE_multi_string,
 }
 
 
-def setting(default: Any, help: str, choices: Sequence[str] = (), *, decides: bool = True) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    choices: Sequence[str] = (),
+    *,
+    decides: bool = True,
+    positional: bool = False,
+) -> Any:
     """A dataclass field that is a flag: its default, its help line and, for names, the choices.
+
+    A field of type `tuple[str, ...]` is a flag that may be given more than once or, if it is
+    `positional`, what stands on the command line besides the flags.
 
     `decides` says whether the setting decides a run's numbers: if so, the run keeps it to its end.
     """
-    metadata = {"help": help, "choices": tuple(choices), "decides": decides}
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "decides": decides,
+        "positional": positional,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -92,23 +108,26 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
     """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
     values = flags.FlagValues()
     types = typing.get_type_hints(settings_class)
-    for field in dataclasses.fields(settings_class):
-        kind = next(
-            t
-            for t in typing.get_args(types[field.name]) or [types[field.name]]
-            if t is not NoneType
-        )
-        _DEFINE[kind](field.name, field.default, field.metadata["help"], flag_values=values)
+    fields = {field.name: field for field in dataclasses.fields(settings_class)}
+    positional = next((name for name in fields if fields[name].metadata["positional"]), None)
+    for name in fields.keys() - {positional}:
+        kind = typing.get_origin(types[name])
+        if kind is not tuple:  # `str`, or `str | None`
+            kinds = typing.get_args(types[name]) or [types[name]]
+            kind = next(kind for kind in kinds if kind is not NoneType)
+        _DEFINE[kind](name, fields[name].default, fields[name].metadata["help"], flag_values=values)
     flags.DEFINE_bool("help", False, "print this", short_name="h", flag_values=values)
     try:
         rest = values(argv)[1:]
         if values.help:
             print(_help(settings_class, doc))
             raise SystemExit(0)
-        if rest:
+        if rest and not positional:
             raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
+        chosen = {name: values[name].value for name in fields.keys() - {positional}}
+        chosen |= {positional: rest} if positional else {}
         return settings_class(
-            **{field.name: values[field.name].value for field in dataclasses.fields(settings_class)}
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )
     except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
         fail(f"{error} (--help lists the flags)")
@@ -131,8 +150,9 @@ def _help(settings_class: type, doc: str) -> str:
     lines = [doc.strip(), "", "Flags:"]
     for field in dataclasses.fields(settings_class):
         name = f"--[no]{field.name}" if isinstance(field.default, bool) else f"--{field.name}"
+        name = f"{field.name} ..." if field.metadata["positional"] else name
         choices = field.metadata["choices"]
-        default = "" if field.default is None else f" (default: {field.default})"
+        default = "" if field.default in (None, ()) else f" (default: {field.default})"
         lines.append(f"  {name}" + (f"  {{{', '.join(choices)}}}" if choices else ""))
         lines.append(f"      {field.metadata['help']}{default}")
     lines.append("  --flagfile\n      a file with one flag a line")

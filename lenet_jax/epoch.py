@@ -148,7 +148,7 @@ def predict(
     mean: ArrayLike = MNIST_MEAN,
     std: ArrayLike = MNIST_STD,
 ) -> jax.Array:
-    """Logits [N, 10] of uint8 images [N, 32, 32, 1], at most `batch_size` of them in work at a time.
+    """Logits [N, 10] of uint8 images [N, 32, 32, 1], at most `batch_size` in work at a time.
 
     The N % B images that do not fill a batch are a smaller batch of their own.
     """

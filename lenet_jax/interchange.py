@@ -1,15 +1,20 @@
-"""Parameters to and from PyTorch.
+"""Parameters to and from PyTorch: as arrays, and as the files that state dicts are kept in.
 
 PyTorch keeps convolution kernels as [out, in, height, width] and dense ones as [out, in], and its
 `flatten` orders the 400 features channel-major; ours are HWIO, [in, out] and channel-minor. Only
 this module knows.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+LARGEST_FILE = 2**24  # bytes; a state dict of this network has 250,000
 
 _CONVS = ("conv1", "conv2")
 _DENSE = ("fc1", "fc2", "fc3")
@@ -77,3 +82,87 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     )
     # Copies: a tensor's array is its memory, which torch's optimizers write over.
     return jax.tree.map(lambda leaf: np.array(leaf, order="C"), params)
+
+
+def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
+    """`to_state_dict` as the content of a safetensors file.
+
+    `mean` and `std` go into its metadata: without them the parameters are of no use.
+    """
+    from safetensors.numpy import save
+
+    metadata = {"format": "pt", "mean": repr(mean), "std": repr(std)}
+    return save(to_state_dict(params), metadata)
+
+
+def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str]:
+    """Parameters from a file with the tutorial's state dict, and the SHA-256 of the file.
+
+    A `.safetensors` file, or a `.pt` or `.pth` one, which PyTorch reads and runs no code from.
+    Other floats than float32 are rounded to it.
+
+    Raises:
+      ValueError: it cannot be read or is not that state dict; the message names --init_from.
+    """
+    path = Path(path).expanduser()
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise ValueError(f"{size:,} bytes are too many for the tutorial's network")
+        if path.suffix not in _READ:
+            raise ValueError(f"the name must end in one of {', '.join(_READ)}")
+        state = _READ[path.suffix](path)
+        for key, value in state.items():
+            if not jax.dtypes.issubdtype(value.dtype, np.floating):
+                raise ValueError(f"{key} is {value.dtype}, not floating point")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{key} has values that are not finite")
+        params = from_state_dict({key: np.float32(value) for key, value in state.items()})
+        return params, hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error
+    except ValueError as error:
+        raise ValueError(f"--init_from={path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+    except ModuleNotFoundError as error:
+        raise ValueError("needs the package safetensors: pip install safetensors") from error
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"is not a whole safetensors file ({error})") from error
+    except KeyError as error:  # bfloat16 and younger ones
+        raise ValueError(f"NumPy has no {error.args[0]}: save it as float32") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "only PyTorch reads it: pip install torch, or save it as .safetensors there"
+        ) from error
+    content = path.read_bytes()  # an OSError from here on is about the content
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever occurs to its readers of zip, tar and restricted pickle
+        raise ValueError(
+            "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
+        ) from error
+    tensors = isinstance(state, dict) and {
+        str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    if not tensors or len(tensors) < len(state):
+        raise ValueError("holds something else than a state dict: save net.state_dict()")
+    return {
+        key: (value.float() if value.is_floating_point() else value).detach().numpy()
+        for key, value in tensors.items()
+    }
+
+
+_READ = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

@@ -1,4 +1,8 @@
-"""What is measured of logits [B, 10] and labels [B]."""
+"""What is measured of logits, probabilities and predictions.
+
+B is the batch, C the number of classes, M the bins of a calibration. Nothing here needs a batch of
+its own size: under `jax.vmap` the same functions measure many networks.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,3 +15,80 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     0.5
     """
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32)
+
+
+def negative_log_likelihood(log_probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean of -log p(label): `torch.nn.NLLLoss` on log-probabilities [B, C], labels [B].
+
+    >>> float(negative_log_likelihood(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([1])))
+    0.6931471824645996
+    """
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1))
+
+
+def confusion_matrix(predictions: jax.Array, labels: jax.Array, num_classes: int = 10) -> jax.Array:
+    """How often an example of one class was taken for another: int32 [C, C].
+
+    Row = label, column = prediction, as `sklearn.metrics.confusion_matrix`; the matrices of two
+    batches add up to that of both.
+
+    >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), num_classes=2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    return jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, predictions].add(1)
+
+
+def precision_recall(confusion: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Precision [C] and recall [C] of a confusion matrix [C, C].
+
+    Of what was called a class, the share that was it; of what was it, the share called so. NaN for
+    the precision of a class that was never predicted, and for the recall of one that never occurs.
+
+    >>> [share.tolist() for share in precision_recall(jnp.array([[3, 1], [0, 2]]))]
+    [[1.0, 0.6666666865348816], [0.75, 1.0]]
+    """
+    correct = jnp.diagonal(confusion)
+    return correct / confusion.sum(axis=0), correct / confusion.sum(axis=1)
+
+
+def reliability(
+    probabilities: jax.Array, labels: jax.Array, bins: int = 15
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How right predictions are at each confidence (the largest probability of an example).
+
+    Bin m of M holds the confidences in (m/M, (m+1)/M]: the reliability diagram of Guo et al.,
+    "On Calibration of Modern Neural Networks" (2017), section 2.
+
+    Args:
+      probabilities: [B, C]. labels: [B].
+      bins: M.
+
+    Returns:
+      The number of examples (int32), their mean confidence and their accuracy, [M] each; in a bin
+      without examples all three are 0.
+
+    >>> [part.tolist() for part in reliability(jnp.array([[0.25, 0.75]]), jnp.array([1]), bins=2)]
+    [[0, 1], [0.0, 0.75], [0.0, 1.0]]
+    """
+    confidence = jnp.max(probabilities, axis=-1)  # [B]
+    correct = jnp.argmax(probabilities, axis=-1) == labels  # [B]
+    # Rounding may leave a probability just above 1.
+    place = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    inside = place[:, None] == jnp.arange(bins)[None, :]  # [B, M]
+    count = inside.sum(axis=0)
+    divisor = jnp.maximum(count, 1)
+    mean_confidence = jnp.where(inside, confidence[:, None], 0).sum(axis=0) / divisor
+    return count, mean_confidence, (inside & correct[:, None]).sum(axis=0) / divisor
+
+
+def calibration_error(probabilities: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
+    """The expected calibration error of Guo et al. (2017), equation 3: a scalar, 0 is best.
+
+    The mean distance between confidence and accuracy over the bins of `reliability`, each weighted
+    with its share of the examples.
+
+    >>> float(calibration_error(jnp.array([[0.25, 0.75]]), jnp.array([0])))
+    0.75
+    """
+    count, confidence, right = reliability(probabilities, labels, bins)
+    return jnp.sum(count * jnp.abs(right - confidence)) / labels.shape[0]

@@ -43,7 +43,15 @@ class Settings:
         "(default: ~/tensorflow_datasets)",
         decides=False,
     )
+    init_from: str | None = setting(
+        None,
+        "start from the parameters in this file: the state dict of the tutorial's Net, as "
+        ".safetensors, or as .pt if torch is installed (default: PyTorch's initialisation)",
+    )
     batch_size: int = setting(64, "examples per update")
+    augment: float = setting(
+        0.0, "distort the training images: 1 is what is best for MNIST's digits, 0 not at all"
+    )
     epochs: int | None = setting(
         None, "passes over the training split (default: 5; digits 30)", decides=False
     )
@@ -79,6 +87,7 @@ class Settings:
         if self.optimizer == "nesterov":
             self._check("momentum", "above 0 for nesterov", lambda v: v > 0)
         self._check("batch_size", "at least 1", lambda v: v >= 1)
+        self._check("augment", "a number of at least 0", lambda v: 0 <= v < math.inf)
         self._check("epochs", "at least 1", lambda v: v >= 1)
         self._check("keep", "at least 1", lambda v: v >= 1)
         self._check("checkpoint_every_steps", "at least 1", lambda v: v >= 1)
@@ -90,7 +99,7 @@ class Settings:
             raise ValueError(f"--{name}={value}: must be {wanted}")
 
 
-def disagreements(settings: Settings, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def disagreements(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that decide a run's numbers and are others in `other`: name -> (here, there).
 
     A setting that `other` lacks had its default: it is older than the setting.
@@ -100,7 +109,7 @@ def disagreements(settings: Settings, other: Mapping[str, Any]) -> dict[str, tup
     """
     pairs = {
         field.name: (getattr(settings, field.name), other.get(field.name, field.default))
-        for field in dataclasses.fields(Settings)
+        for field in dataclasses.fields(settings)
         if field.metadata["decides"]
     }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lenet_jax import checkpoint, cli, data, losses, workdir
+from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
+from lenet_jax.augment import strengths
 from lenet_jax.epoch import epoch_order, evaluate, train_steps
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
@@ -114,6 +115,9 @@ def begin(
         if then:
             report(f"no checkpoint in {path} yet: starting at the beginning")
         config, state, sums = now, create_state(settings, settings.epochs * steps), NO_SUMS
+        if settings.init_from is not None:  # never read again by a run that goes on
+            params, config["init_sha256"] = interchange.read_params(settings.init_from)
+            state = dataclasses.replace(state, params=jax.tree.map(jnp.array, params))
     else:
         config, sums = found.note["config"], found.note["sums"]
         workdir.require_same_run(path, settings, now, config)
@@ -161,6 +165,7 @@ def fit(
         "std": dataset.std,
         "loss_fn": losses.CLASSIFICATION[settings.loss],
     }
+    how = scaling | {"strengths": strengths(settings.augment) if settings.augment else None}
     order_key = jax.random.fold_in(jax.random.key(settings.seed), 1)
     started, order = time.perf_counter(), None
     with (
@@ -171,7 +176,8 @@ def fit(
             if order is None or start == 0:
                 key = jax.random.fold_in(order_key, epoch)
                 order = epoch_order(key, len(labels), batch_size=settings.batch_size)
-            progress = train_part(progress, images, labels, order, start, stop, scaling)
+                how["key"] = jax.random.fold_in(key, 1)
+            progress = train_part(progress, images, labels, order, start, stop, how)
             bar.update(stop - start)
             step, ending = epoch * steps + stop, bool(signals)
             require = partial(require_finite, settings, steps, step, saver)
@@ -229,11 +235,11 @@ def train_part(
     order: jax.Array,
     start: int,
     stop: int,
-    scaling: dict[str, Any],
+    how: dict[str, Any],
 ) -> Progress:
     """Consumes `progress.state`: the updates for rows `start` to `stop` of `order`."""
     started = time.perf_counter()
-    state, part = train_steps(progress.state, images, labels, order, start, stop, **scaling)
+    state, part = train_steps(progress.state, images, labels, order, start, stop, **how)
     new = {name: float(value) for name, value in part.items()}  # waits for the numbers
     new["seconds"] = time.perf_counter() - started
     sums = {name: total + new[name] for name, total in progress.sums.items()}
@@ -298,12 +304,13 @@ def describe_epoch(record: dict[str, float], epochs: int) -> str:
 def describe_run(settings: Settings, dataset: data.Dataset) -> str:
     """The header: where, on what, what and how."""
     device = jax.devices()[0]
+    begun = "" if settings.init_from is None else f", begun from {settings.init_from}"
     return "\n".join(
         (
             f"device     {device.platform} ({device.device_kind})",
             f"data       {dataset.name}, {len(dataset.train_labels):,} training and "
             f"{len(dataset.test_labels):,} test images from {dataset.source}",
-            "network    LeNet, 61,706 parameters",
+            f"network    LeNet, 61,706 parameters{begun}",
             f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
             f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
             f"{settings.epochs} epochs, seed {settings.seed}",
@@ -319,7 +326,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             dataset = data.load(settings.dataset, settings.data_dir, report=print)
             settings = resolve(settings, dataset)
-            path = workdir.create(settings)
+            path = workdir.create(settings.workdir, f"{dataset.name}-{settings.optimizer}")
             stack.enter_context(workdir.locked(path))
             signals = stack.enter_context(cli.catch_signals())
             progress = begin(settings, dataset, path, print)
@@ -328,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
         except OSError as error:
             cli.fail(error, 1)
         if dataset.note:
-            print(f"training on {dataset.name}: {dataset.note}")
+            print(dataset.note)
         print(describe_run(settings, dataset), flush=True)
         try:
             fit(settings, dataset, path, lambda line: tqdm.write(line), progress, signals)

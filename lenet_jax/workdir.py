@@ -25,15 +25,14 @@ CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoint
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def create(settings: Settings) -> Path:
-    """Makes the run's folder if it is not there, and sees that it can be written to.
+def create(folder: str | None, name: str) -> Path:
+    """Makes the run's folder, by default `runs/<name>-<time>`, and sees that it can be written to.
 
     Raises:
       ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    default = Path("runs") / f"{settings.dataset}-{settings.optimizer}-{now}"
-    path = Path(settings.workdir).expanduser() if settings.workdir else default
+    path = Path(folder).expanduser() if folder else Path("runs") / f"{name}-{now}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -79,7 +78,7 @@ def set_aside(path: Path) -> Path | None:
     return old
 
 
-def describe(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
     """What decides a run's numbers, as it stands in `config.json`."""
     arrays = (
         *(dataset.train_images, dataset.train_labels),
@@ -112,7 +111,7 @@ def describe(settings: Settings, dataset: Dataset) -> dict[str, Any]:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Writes `config.json`, in one piece or not at all."""
-    _replace(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    replace(path / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -137,9 +136,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     )
 
 
-def require_same_run(
-    path: Path, settings: Settings, now: dict[str, Any], then: dict[str, Any]
-) -> None:
+def require_same_run(path: Path, settings: Any, now: dict[str, Any], then: dict[str, Any]) -> None:
     """Sees that the run in `path`, which began as `then`, can go on as `now`.
 
     Raises:
@@ -223,7 +220,7 @@ def mend_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
     records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
     text = "".join(json.dumps(record) + "\n" for record in records)
     if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
-        _replace(path / METRICS, text)
+        replace(path / METRICS, text)
     return records
 
 
@@ -244,7 +241,8 @@ def _cores() -> int:
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
-def _replace(file: Path, text: str) -> None:
+def replace(file: Path, text: str) -> None:
+    """Writes a file in one piece or not at all."""
     temporary = file.with_name(file.name + ".tmp")
     with temporary.open("w") as stream:
         stream.write(text)

@@ -44,6 +44,33 @@ def test_a_flagfile_is_read(tmp_path):
     assert cli.parse(Few, ["prog", f"--flagfile={path}"], "doc") == Few(name="b", count=7)
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    files: tuple[str, ...] = cli.setting((), "what to read", positional=True)
+    folder: tuple[str, ...] = cli.setting((), "where to look")
+    quick: bool = cli.setting(True, "or not")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], Several()),
+        (["a", "b"], Several(files=("a", "b"))),
+        (["--folder=x", "a", "--noquick", "b"], Several(("a", "b"), ("x",), False)),
+        (["--folder=x", "--folder", "y", "--", "--a"], Several(("--a",), ("x", "y"))),
+    ],
+)
+def test_what_is_no_flag_and_a_flag_given_twice_become_tuples(argv, expected):
+    assert cli.parse(Several, ["prog", *argv], "doc") == expected
+
+
+def test_help_shows_what_is_no_flag_as_such(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(Several, ["prog", "--help"], "doc")
+    out = capsys.readouterr().out
+    assert "\n  files ...\n      what to read\n  --folder\n      where to look\n" in out
+
+
 @pytest.mark.parametrize("bad", ["--nmae=b", "--name=c", "--count=x", "--count=1.5", "b"])
 def test_what_it_does_not_understand_ends_in_one_line_and_code_2(bad, capsys):
     with pytest.raises(SystemExit) as exit_info:

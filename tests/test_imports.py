@@ -16,10 +16,13 @@ FLOORS = [
     {"model", "compiling", "interchange"},
     {"step"},
     {"epoch"},
-    {"population", "data"},
+    {"population", "data", "programs"},
     {"settings"},
     {"workdir", "checkpoint", "figures"},
-    {"train", "sweep", "evaluate", "predict", "report", "export"},
+    {"trained"},
+    {"draw"},
+    {"train", "sweep", "evaluate", "predict", "export"},
+    {"report"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 FOR_CORE = {

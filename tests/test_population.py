@@ -96,7 +96,7 @@ def test_each_member_is_the_network_trained_alone(trained, digits):
 
 
 def test_members_differ_and_every_update_is_reported(trained):
-    members, together, reports = trained
+    _, together, reports = trained
     kernels = together.params["conv2"]["kernel"]
     assert len({kernel.tobytes() for kernel in kernels}) == 3
     assert sum(reports) == 3 * EPOCHS * (320 // B)

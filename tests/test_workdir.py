@@ -18,13 +18,13 @@ from lenet_jax.settings import Settings
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
     path = tmp_path / "with spaces" / "ünïcode" / "run"
-    assert workdir.create(Settings(workdir=str(path))) == path
+    assert workdir.create(str(path), "name") == path
     assert list(path.iterdir()) == []
 
 
 def test_without_a_name_it_says_what_ran_and_when(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = workdir.create(Settings(dataset="digits", optimizer="sgd"))
+    path = workdir.create(None, "digits-sgd")
     assert path.parent.name == "runs"
     assert path.name.startswith("digits-sgd-20")
 
@@ -33,14 +33,14 @@ def test_a_file_in_its_place_is_refused(tmp_path):
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(ValueError, match=rf"^--workdir={path}: cannot be written to"):
-        workdir.create(Settings(workdir=str(path)))
+        workdir.create(str(path), "name")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only folder")
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="cannot be written to"):
-        workdir.create(Settings(workdir=str(tmp_path)))
+        workdir.create(str(tmp_path), "name")
 
 
 DIGITS = data.load("digits")

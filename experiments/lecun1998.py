@@ -1,0 +1,282 @@
+"""How far does LeNet-5 of 1998 get today, with error bars?
+
+The error table of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
+recognition" (1998), figure 9, beside this network's: (a) plain; (b) trained on distorted copies,
+as theirs with "distortions"; (c) several networks together, as their "boosted" LeNet-4. Each row is
+the mean over seeds at the last step, trained on all 60,000 images.
+
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/lecun1998.py --search
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/lecun1998.py
+
+The first line chooses: every candidate is trained on 50,000 of the training images and measured on
+the other 10,000 (results/lecun1998_search.{json,md}). RECIPES holds what was chosen. The second
+trains the networks of the table, and reads the 10,000 test images once, at its end
+(results/lecun1998.{json,md}). About 20 and 45 minutes on 2 cores. Finished slices are kept in
+runs/lecun1998 (`--folder`): started again, either goes on from there.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _results import write_json, write_markdown
+from tqdm import tqdm
+
+from lenet_jax import cli, data, metrics, population
+from lenet_jax.population import Members
+
+BATCH_SIZE, HELD_OUT, SLICE, TOGETHER = 64, 10_000, 8, 10
+# Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.
+SEARCH = {
+    "plain": {
+        "epochs": 12,
+        "learning_rate": (2e-3, 4e-3),
+        "weight_decay": (1e-2, 1e-1),
+        "label_smoothing": (0.0, 0.1),
+        "augment": (None,),
+        "seeds": 2,
+    },
+    "augmented": {
+        "epochs": 20,
+        "learning_rate": (3e-3,),
+        "weight_decay": (1e-2,),
+        "label_smoothing": (0.0, 0.1),
+        "augment": (0.7, 1.0, 1.4),
+        "seeds": 2,
+    },
+}
+# What the search chose: the candidate with the smallest mean held-out error.
+RECIPES = {
+    "plain": {
+        "epochs": 12,
+        "learning_rate": 2e-3,
+        "weight_decay": 1e-2,
+        "label_smoothing": 0.1,
+        "augment": None,
+        "seeds": 20,
+    },
+    "augmented": {
+        "epochs": 20,
+        "learning_rate": 3e-3,
+        "weight_decay": 1e-2,
+        "label_smoothing": 0.0,
+        "augment": 1.0,
+        "seeds": 32,
+    },
+}
+LECUN = (
+    ("LeNet-5", "LeCun et al. 1998", "0.95"),
+    ("LeNet-5, distortions", "LeCun et al. 1998", "0.80"),
+    ("boosted LeNet-4, distortions", "LeCun et al. 1998", "0.70"),
+)
+
+
+def grid(axes: dict) -> list[dict]:
+    """Every combination of an entry of SEARCH, one dictionary a network."""
+    cells = [{"epochs": axes["epochs"]}]
+    for name in ("learning_rate", "weight_decay", "label_smoothing", "augment"):
+        cells = [cell | {name: value} for cell in cells for value in axes[name]]
+    return [cell | {"seed": seed} for cell in cells for seed in range(axes["seeds"])]
+
+
+def train(
+    cells: list[dict],
+    images: jax.Array,
+    labels: jax.Array,
+    mnist: data.Dataset,
+    folder: Path,
+    bar: tqdm,
+) -> tuple[dict, list[float]]:
+    """Parameters [N, ...] of the networks in `cells`, and the processor seconds of each.
+
+    A slice that is in `folder` already is read, not trained.
+    """
+    parameters, seconds = [], []
+    for start in range(0, len(cells), SLICE):
+        part = cells[start : start + SLICE]
+        name = json.dumps([part, BATCH_SIZE, len(labels)], sort_keys=True)
+        file = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+        if file.exists():
+            bar.update(len(part) * part[0]["epochs"] * (len(labels) // BATCH_SIZE))
+        else:
+            _train_slice(part, images, labels, mnist, file, bar)
+        with np.load(file) as stored:
+            seconds += [float(stored["seconds"])] * len(part)
+            parameters.append({name: stored[name] for name in stored if "/" in name})
+    params: dict = {}
+    for name in parameters[0]:
+        layer, kind = name.split("/")
+        params.setdefault(layer, {})[kind] = np.concatenate([part[name] for part in parameters])
+    return params, seconds
+
+
+def _train_slice(part, images, labels, mnist, file, bar) -> None:
+    column = lambda name: np.array([cell[name] for cell in part])
+    seeds = column("seed")
+    plain = part[0]["augment"] is None
+    members = Members(
+        seed=seeds,
+        order_seed=seeds,
+        learning_rate=column("learning_rate"),
+        settings={"weight_decay": column("weight_decay")},
+        label_smoothing=column("label_smoothing"),
+        augment=None if plain else column("augment"),
+    )
+    began = time.process_time()
+    trained = population.train(
+        members,
+        images,
+        labels,
+        optimizer="adamw",
+        epochs=part[0]["epochs"],
+        batch_size=BATCH_SIZE,
+        mean=mnist.mean,
+        std=mnist.std,
+        slice_size=SLICE,
+        report=bar.update,
+    )
+    if not trained.finite.all():
+        raise SystemExit(
+            f"diverged: {[c for c, ok in zip(part, trained.finite, strict=True) if not ok]}"
+        )
+    arrays = {
+        f"{layer}/{kind}": leaf
+        for layer, leaves in trained.params.items()
+        for kind, leaf in leaves.items()
+    }
+    arrays["seconds"] = (time.process_time() - began) / len(part)
+    unfinished = file.with_suffix(".unfinished.npz")
+    np.savez(unfinished, **arrays)
+    unfinished.rename(file)
+
+
+def total(cells: list[dict], examples: int) -> int:
+    """Updates of all networks, for the progress bar."""
+    return sum(cell["epochs"] for cell in cells) * (examples // BATCH_SIZE)
+
+
+def search(mnist: data.Dataset, folder: Path) -> None:
+    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
+    candidates = {name: grid(axes) for name, axes in SEARCH.items()}
+    rows = []
+    count = sum(total(cells, len(labels) - HELD_OUT) for cells in candidates.values())
+    with tqdm(total=count, unit="update", disable=None) as bar:
+        for name, cells in candidates.items():
+            params, _ = train(cells, images[HELD_OUT:], labels[HELD_OUT:], mnist, folder, bar)
+            logits = population.predict(params, images[:HELD_OUT], mean=mnist.mean, std=mnist.std)
+            errors = 1 - jax.vmap(metrics.accuracy, (0, None))(logits, labels[:HELD_OUT])
+            rows += [
+                {"row": name, **cell, "error": float(error)}
+                for cell, error in zip(cells, errors, strict=True)
+            ]
+    write_json("lecun1998_search", {"rows": rows})
+    lines = [
+        "| row | epochs | learning rate | weight decay | label smoothing | distortions | "
+        "held-out error, % |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    same = lambda row: tuple(value for key, value in row.items() if key not in ("seed", "error"))
+    for key in dict.fromkeys(map(same, rows)):
+        errors = [row["error"] for row in rows if same(row) == key]
+        row, epochs, rate, decay, smoothing, amount = key
+        each = ", ".join(f"{100 * error:.2f}" for error in errors)
+        lines.append(
+            f"| {row} | {epochs} | {rate:g} | {decay:g} | {smoothing:g} | {amount or 0:g} | "
+            f"**{100 * np.mean(errors):.3f}** ({each}) |"
+        )
+    write_markdown("lecun1998_search", "\n".join(lines))
+    print("\n".join(lines))
+
+
+def table(mnist: data.Dataset, folder: Path) -> None:
+    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
+    networks = {
+        name: [
+            {key: value for key, value in recipe.items() if key != "seeds"} | {"seed": 1000 + seed}
+            for seed in range(recipe["seeds"])
+        ]
+        for name, recipe in RECIPES.items()
+    }
+    count = sum(total(cells, len(labels)) for cells in networks.values())
+    with tqdm(total=count, unit="update", disable=None) as bar:
+        trained = {
+            name: train(cells, images, labels, mnist, folder, bar)
+            for name, cells in networks.items()
+        }
+    # The test images, for the first and only time.
+    test, truth = jnp.asarray(mnist.test_images), jnp.asarray(mnist.test_labels)
+    rows = []
+    for name, (params, seconds) in trained.items():
+        logits = population.predict(params, test, mean=mnist.mean, std=mnist.std)  # [N, M, 10]
+        alone = [measure(jax.nn.log_softmax(one), truth) for one in logits]
+        rows.append(summary(f"{name}, one network", alone, RECIPES[name], sum(seconds[:1])))
+        for count in (TOGETHER, len(logits)):
+            groups = [logits[i : i + count] for i in range(0, len(logits) - count + 1, count)]
+            together = [measure(population.ensemble(group), truth) for group in groups]
+            title = f"{name}, {count} networks together"
+            rows.append(summary(title, together, RECIPES[name], count * seconds[0]))
+    write_json("lecun1998", {"recipes": RECIPES, "rows": rows})
+    lines = [
+        "| network | test error, % | runs | log-likelihood | calibration error, % | epochs | "
+        "processor minutes |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *(f"| {name} ({source}) | {error} | | | | | |" for name, source, error in LECUN),
+    ]
+    for row in rows:
+        spread = f" ± {row['error_sd']:.2f}" if row["runs"] > 1 else ""
+        lines.append(
+            f"| {row['name']} | **{row['error']:.2f}**{spread} | {row['runs']} | "
+            f"{row['log_likelihood']:.4f} | {row['calibration_error']:.2f} | {row['epochs']} | "
+            f"{row['seconds'] / 60:.1f} |"
+        )
+    write_markdown("lecun1998", "\n".join(lines))
+    print("\n".join(lines))
+
+
+def measure(log_probabilities: jax.Array, labels: jax.Array) -> dict[str, float]:
+    """Of log-probabilities [M, 10]: percent, nats an image, percent."""
+    return {
+        "error": 100 * (1 - float(metrics.accuracy(log_probabilities, labels))),
+        "log_likelihood": -float(metrics.negative_log_likelihood(log_probabilities, labels)),
+        "calibration_error": 100
+        * float(metrics.calibration_error(jnp.exp(log_probabilities), labels)),
+    }
+
+
+def summary(name: str, runs: list[dict], recipe: dict, seconds: float) -> dict:
+    """A row: means over `runs`, the standard deviation of the error, what one of them costs."""
+    means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+    errors = [run["error"] for run in runs]
+    deviation = float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
+    return {
+        "name": name,
+        **means,
+        "error_sd": deviation,
+        "errors": errors,
+        "runs": len(runs),
+        "epochs": recipe["epochs"],
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--search", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("runs/lecun1998"))
+    arguments = parser.parse_args()
+    if not Path(os.environ.get("LENET_JAX_TEST_DATA", "-")).is_dir():
+        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    cli.enable_compilation_cache()
+    (search if arguments.search else table)(mnist, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A picture of one digit, of any size and on any even background, as the network's input.
+
+MNIST's digits were scaled to a box of 20x20, keeping their shape, and laid into 28x28 with their
+centre of mass in the middle (LeCun et al., 1998, section III.A). `center` does the same to a digit
+that it finds first: what stands out of the plane that the picture's border lies in, whichever is
+the lighter of the two, without specks.
+
+Coordinates are (row, column); grey values are float32 from 0, black, to 255, white.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 32  # of the network's input
+MIDDLE = 16  # the pixel that the centre of mass of MNIST's digits is nearest to; 14 of 28
+LONGEST = 512  # pixels of a side that are looked at
+FORMATS = {  # no others: a picture may come from anybody, and some decoders run programs
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+
+def read(path: Path) -> np.ndarray:
+    """The grey values [H, W] of a picture, reduced to at most `LONGEST` pixels a side.
+
+    Raises:
+      ValueError: it is no picture that can be read, or one of senseless size.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata
+            with Image.open(path, formats=tuple(FORMATS)) as image:
+                grey = _grey(ImageOps.exif_transpose(image))
+                grey.thumbnail((LONGEST, LONGEST))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"is no picture that can be read ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = Image.MAX_IMAGE_PIXELS / 1e6
+        raise ValueError(f"has more than {limit:.0f} million pixels; make it smaller") from error
+    except Exception as error:  # decoders raise whatever occurs to them
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
+        raise ValueError(f"cannot be read ({reason})") from error
+    return np.asarray(grey, np.float32)
+
+
+def fit(grey: np.ndarray) -> np.ndarray:
+    """The whole picture as it is, light on dark, as uint8 [32, 32, 1].
+
+    A picture of 32x32 keeps its pixels and one of 28x28 gets a frame, as a data set's images do;
+    any other is scaled to fit 28x28.
+
+    Raises:
+      ValueError: it is empty.
+    """
+    low, high = grey.min(), grey.max()
+    _require_contrast(high - low)
+    if np.median(_border(grey)) > (low + high) / 2:  # dark on light
+        grey = 255 - grey
+    if grey.shape != (SIDE, SIDE):
+        grey = _scaled(grey, 28)
+    return _laid(grey, (np.array(grey.shape) - 1) / 2, (SIDE - 1) / 2)
+
+
+def center(grey: np.ndarray, box: int = 20) -> np.ndarray:
+    """The picture's digit as MNIST's are: uint8 [32, 32, 1], light on dark.
+
+    Args:
+      grey: [H, W].
+      box: the side of the square that the digit is scaled to; MNIST's is 20.
+
+    Raises:
+      ValueError: nothing stands out of the background.
+    """
+    digit = _scaled(_found(*_ink(grey)), box)
+    digit *= 255 / digit.max()  # thin strokes have paled
+    total = digit.sum()
+    row = digit.sum(axis=1) @ np.arange(len(digit)) / total
+    column = digit.sum(axis=0) @ np.arange(digit.shape[1]) / total
+    return _laid(digit, np.array([row, column]), MIDDLE if box < 28 else (SIDE - 1) / 2)
+
+
+def _grey(image):
+    """A Pillow image in mode F or L, without transparency."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: their white is the brightest pixel
+        pixels = np.asarray(image, np.float32)
+        low, high = pixels.min(), pixels.max()
+        return Image.fromarray((pixels - low) * (255 / max(high - low, 1e-9)))
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("L")
+    grey, alpha = image.convert("LA").split()
+    visible = np.asarray(grey)[np.asarray(alpha) > 127]
+    if not visible.size:
+        return Image.new("L", image.size)
+    # Ink of one colour on nothing wants a background that it stands out of; a card with a digit on
+    # it goes on as it is.
+    low, middle, high = np.percentile(visible, [1, 50, 99])
+    behind = middle if high - low > 64 else (255 if middle < 128 else 0)
+    card = Image.new("L", image.size, int(behind))
+    card.paste(grey, mask=alpha)
+    return card
+
+
+def _border(grey: np.ndarray) -> np.ndarray:
+    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+
+
+def _ink(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """How far each pixel is from the background, on the side where the ink is, and the noise.
+
+    Returns:
+      [H, W], and the standard deviation of the background.
+    """
+    rows, columns = np.indices(grey.shape, np.float32)
+    plane = np.stack([rows, columns, np.ones_like(rows)], axis=-1)  # [H, W, 3]
+    points = np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])
+    values = _border(grey)
+    inside = np.ones(len(values), bool)
+    for _ in range(4):  # each time without what is not background
+        slope = np.linalg.lstsq(points[inside], values[inside])[0]
+        distance = np.abs(values - points @ slope)
+        inside = distance <= 2.5 * np.median(distance) + 1
+    ink = grey - plane @ slope
+    noise = 1.4826 * np.median(distance)  # the ratio for a normal distribution
+    return (ink if np.sum(ink**3, dtype=np.float64) > 0 else -ink), noise
+
+
+def _found(ink: np.ndarray, noise: float) -> np.ndarray:
+    """The box around the largest thing in `ink` [H, W] and its parts, and nothing else in it."""
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(ink, 1)
+    level = smooth.max()
+    _require_contrast(level, 3 * noise)
+    mask = smooth > level / 3 if level < 10 * noise else ink > max(level / 5, 4 * noise)
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = ndimage.sum_labels(ink, parts, range(count + 1))
+    sizes[0] = 0  # what is in no part
+    kept = sizes > sizes.max() / 10
+    rows, columns = (np.flatnonzero(kept[parts].any(axis=axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    specks = (parts[box] > 0) & ~kept[parts[box]]
+    return np.where(specks | (ink[box] < 3 * noise), 0, np.maximum(ink[box], 0))
+
+
+def _require_contrast(contrast: float, noise: float = 0.0) -> None:
+    if contrast <= max(8, noise):
+        raise ValueError("is empty: nothing stands out of the background")
+
+
+def _scaled(grey: np.ndarray, longest: int) -> np.ndarray:
+    """The picture with sides of at most `longest` pixels, one of them just that."""
+    from PIL import Image
+
+    scale = longest / max(grey.shape)
+    height, width = (max(1, round(side * scale)) for side in grey.shape)
+    image = Image.fromarray(grey.astype(np.float32))
+    return np.clip(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), 0, 255)
+
+
+def _laid(grey: np.ndarray, point: np.ndarray, middle: float) -> np.ndarray:
+    """uint8 [32, 32, 1] with `point` of the picture as near to `middle` as its edges allow."""
+    top, left = np.clip(np.rint(middle - point).astype(int), 0, SIDE - np.array(grey.shape))
+    canvas = np.zeros((SIDE, SIDE, 1), np.uint8)
+    canvas[top : top + grey.shape[0], left : left + grey.shape[1], 0] = np.rint(grey)
+    return canvas

@@ -1,0 +1,244 @@
+"""Numbers to figures. No window is opened and no global state of matplotlib is left changed.
+
+C is the number of classes, M the bins of a calibration.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+
+FEW = 10  # images in a bin of the calibration
+INK, BLUE, RED = "#22303c", "#2468b2", "#c8452f"
+COLOURS = (BLUE, "#e08a1e", "#2e8b6f", RED, "#7a55b0", "#6b7680")
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8894a0",
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "grid.color": "#e9edf1",
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": "#55626e",
+    "ytick.color": "#55626e",
+}
+
+
+@matplotlib.rc_context(STYLE)
+def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss and accuracy of one run or many: name -> the records of its metrics.jsonl."""
+    figure = Figure((10, 3.9), layout="constrained")
+    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for i, (name, records) in enumerate(runs.items()):
+            epochs = [record["epoch"] for record in records]
+            for split, line in (("train", ":"), ("test", "-")):
+                axes.plot(
+                    epochs,
+                    [record[f"{split}_{what}"] for record in records],
+                    line,
+                    color=COLOURS[i % len(COLOURS)],
+                    marker="o" if len(epochs) < 12 else None,
+                    markersize=3.5,
+                    # A $ would start a formula.
+                    label=f"{name}, {split}".lstrip("_, ").replace("$", r"\$"),
+                )
+        axes.set_title(what)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss, accuracy = figure.axes
+    if any(records for records in runs.values()):
+        loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter("")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
+def confusion(matrix: np.ndarray) -> Figure:
+    """A confusion matrix [C, C] with its counts; the darker, the larger the share of the row."""
+    figure = Figure((4.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    # The root brings out the few mistakes beside the many hits.
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, 0, 1))
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            colour = "white" if shares[row, column] > 0.15 else INK
+            axes.text(column, row, f"{count:,}", ha="center", va="center", size=8, color=colour)
+    axes.set(xlabel="taken for", ylabel="is", xticks=range(len(matrix)), yticks=range(len(matrix)))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> Figure:
+    """The reliability diagram of `metrics.reliability` [M each], and how many examples it has."""
+    figure = Figure((4.8, 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges, there = np.linspace(0, 1, len(count) + 1), count > 0
+    centres, width = (edges[:-1] + edges[1:]) / 2, edges[1] * 0.92
+    above.plot([0, 1], [0, 1], "--", color="#8894a0", lw=1, label="as sure as right")
+    many, few = count >= FEW, there & (count < FEW)
+    above.bar(centres[many], accuracy[many], width, color=BLUE, alpha=0.15)
+    above.plot(confidence[many], accuracy[many], "o-", color=BLUE, ms=4, label="the network")
+    if few.any():  # chance decides where they are
+        style = {"color": BLUE, "markerfacecolor": "white", "ms": 4, "label": f"under {FEW} images"}
+        above.plot(confidence[few], accuracy[few], "o", **style)
+    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    above.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
+    below.bar(centres[there], count[there], width, color=BLUE)
+    below.set(ylabel="images", xlabel="confidence: the probability of the answer", yscale="log")
+    below.set_ylim(bottom=0.7)
+    for axes in (above, below):
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    above.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
+def filters(kernel: np.ndarray) -> Figure:
+    """The filters of a first layer, [k, k, 1, K], on one scale: red adds, blue takes away."""
+    figure = Figure((10, 2.1), layout="constrained")
+    bound = np.abs(kernel).max()
+    row = figure.subplots(1, kernel.shape[-1])
+    for i, axes in enumerate(row):
+        shown = axes.imshow(kernel[:, :, 0, i], cmap="RdBu_r", vmin=-bound, vmax=bound)
+        _bare(axes, f"filter {i + 1}")
+    figure.colorbar(shown, ax=row, fraction=0.02, pad=0.01).outline.set_visible(False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
+def layers(image: np.ndarray, seen: Mapping[str, np.ndarray], probabilities: np.ndarray) -> Figure:
+    """What becomes of one image [H, W], from left to right.
+
+    Args:
+      seen: the layers' outputs, [h, w, K] or [K].
+      probabilities: [C].
+    """
+    shown = {"input": image} | {
+        name: _montage(array) if array.ndim == 3 else array.reshape(-1, 6)
+        for name, array in seen.items()
+    }
+    figure = Figure((11, 2.9), layout="constrained")
+    # As wide as they are, so that all are of one height.
+    widths = [*(picture.shape[1] / picture.shape[0] for picture in shown.values()), 0.9]
+    *pictures, last = figure.subplots(1, len(widths), width_ratios=widths)
+    for axes, (name, picture) in zip(pictures, shown.items(), strict=True):
+        shape = seen[name].shape if name in seen else image.shape
+        axes.imshow(picture, cmap="magma" if name in seen else "gray", vmin=0)
+        _bare(axes, f"{name}\n{' x '.join(map(str, shape))}")
+    classes = np.arange(len(probabilities))
+    best = classes == probabilities.argmax()
+    last.barh(classes, probabilities, color=np.where(best, BLUE, "#9db4cc"))
+    last.set(xlim=(0, 1), yticks=classes, title="answer\nprobabilities")
+    last.invert_yaxis()
+    last.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
+def mistakes(
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, columns: int = 8
+) -> Figure:
+    """Images [N, H, W] that were taken for something else than their labels [N].
+
+    Args:
+      probabilities: [N, C].
+    """
+    rows = max(1, -(-len(images) // columns))
+    figure = Figure((10, 1.75 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, label, shares in zip(grid, images, labels, probabilities, strict=False):
+        axes.imshow(image, cmap="gray")
+        taken = shares.argmax()
+        _bare(axes, f"{taken}  {shares[taken]:.1%}")
+        axes.title.set_color(RED)
+        axes.set_xlabel(f"is {label}  {shares[label]:.1%}", size=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> Figure:
+    """The settings of `sweep.summarise`, and how the best of each optimizer learned.
+
+    Args:
+      rows: one a setting: optimizer, learning_rate, mean, sd, best.
+      records: one a network: optimizer, learning_rate, loss_curve.
+    """
+    figure = Figure((10, 3.9), layout="constrained")
+    error, loss = figure.subplots(1, 2)
+    for optimizer, colour in zip(
+        dict.fromkeys(row["optimizer"] for row in rows), cycle(COLOURS), strict=False
+    ):
+        own = [row for row in rows if row["optimizer"] == optimizer and row["mean"] is not None]
+        own.sort(key=lambda row: row["learning_rate"])
+        error.errorbar(
+            [row["learning_rate"] for row in own],
+            [1 - row["mean"] for row in own],
+            [row["sd"] or 0 for row in own],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            color=colour,
+            label=optimizer,
+        )
+        for best in (row for row in own if row["best"]):
+            setting = (optimizer, best["learning_rate"])
+            curves = np.array(
+                [
+                    record["loss_curve"]
+                    for record in records
+                    if (record["optimizer"], record["learning_rate"]) == setting
+                ]
+            )
+            updates = np.arange(1, curves.shape[1] + 1) / curves.shape[1]
+            loss.plot(updates, curves.mean(axis=0), color=colour)
+            low, high = curves.min(axis=0), curves.max(axis=0)
+            loss.fill_between(updates, low, high, color=colour, alpha=0.2, lw=0)
+    error.set(xscale="log", yscale="log", xlabel="learning rate", title="held-out error")
+    error.yaxis.set_major_formatter(PercentFormatter(1))
+    error.yaxis.set_minor_formatter(PercentFormatter(1))
+    error.tick_params(axis="y", which="minor", labelsize=7)
+    loss.set(yscale="log", xlabel="share of the training", title="training loss at the best rate")
+    loss.set_ylim(top=1)
+    loss.xaxis.set_major_formatter(PercentFormatter(1))
+    loss.yaxis.set_major_formatter("{x:g}")
+    if error.has_data():
+        figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _bare(axes: Axes, title: str) -> None:
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(False)
+
+
+def _montage(maps: np.ndarray) -> np.ndarray:
+    """[h, w, K] as one picture, nearly square, with empty lines between the maps."""
+    height, width, count = maps.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for i in range(count):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        canvas[top : top + height, left : left + width] = maps[:, :, i]
+    return canvas

@@ -1,0 +1,118 @@
+"""The command from outside, judged by a plain forward pass, NumPy and the run's own metrics."""
+
+import gzip
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenet_jax import LeNet, data, evaluate, trained
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run, tmp_path_factory) -> Path:
+    """A copy of the tiny run after the command has measured it."""
+    path = shutil.copytree(tiny_run, tmp_path_factory.mktemp("measured") / "run")
+    evaluate.main(["evaluate", f"--workdir={path}"])
+    return path
+
+
+def predictions(run: trained.TrainedRun, dataset: data.Dataset) -> np.ndarray:
+    pixels = dataset.test_images.astype(np.float32) / 255
+    pixels = (pixels - run.config["data"]["mean"]) / run.config["data"]["std"]
+    logits = LeNet().apply({"params": run.params}, jnp.asarray(pixels, jnp.float32))
+    return np.asarray(logits).argmax(1)
+
+
+def test_the_numbers_are_those_of_the_runs_last_epoch(measured):
+    result = json.loads((measured / "evaluation.json").read_text())
+    last = trained.load(measured).metrics[-1]
+    assert result["accuracy"] == pytest.approx(last["test_accuracy"], rel=1e-6)
+    assert result["loss"] == pytest.approx(last["test_loss"], rel=1e-5)
+    assert result["negative_log_likelihood"] == pytest.approx(last["test_loss"], rel=1e-5)
+    assert (result["step"], result["test_images"]) == (last["step"], 360)
+
+
+def test_the_confusions_are_those_of_a_plain_forward_pass(measured):
+    run, dataset = trained.load(measured), data.load("digits")
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (dataset.test_labels, predictions(run, dataset)), 1)
+    result = json.loads((measured / "evaluation.json").read_text())
+    assert result["confusion_matrix"] == expected.tolist()
+    recall = expected.diagonal() / expected.sum(1)
+    assert result["recall"] == pytest.approx(recall.tolist(), rel=1e-6)
+    assert sum(result["reliability"]["count"]) == 360
+
+
+def test_the_table_shows_every_class_and_the_last_line_the_numbers(tiny_run, tmp_path, capsys):
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    evaluate.main(["evaluate", f"--workdir={path}"])
+    lines = capsys.readouterr().out.splitlines()
+    result = json.loads((path / "evaluation.json").read_text())
+    assert lines[0] == f"run        {path}, step 44"
+    start = lines.index("class   images   precision   recall") + 1
+    assert [line.split()[:2] for line in lines[start : start + 10]] == [
+        [str(i), str(sum(row))] for i, row in enumerate(result["confusion_matrix"])
+    ]
+    assert lines[-1].startswith(f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} (")
+    assert lines[-1].endswith(f"written to {path / 'evaluation.json'}")
+
+
+def write_idx(folder: Path) -> None:
+    """A data set of two training and three test images that only knows the classes 3 and 4."""
+    for split, labels in (("train", [3, 4]), ("t10k", [3, 3, 4])):
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28), np.uint8)
+        head = struct.pack(">4B3I", 0, 0, 8, 3, len(labels), 28, 28)
+        with gzip.open(folder / f"{split}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(head + images.tobytes())
+        with gzip.open(folder / f"{split}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + bytes(labels))
+
+
+def test_another_data_set_has_its_own_file_and_no_share_of_nothing(tiny_run, tmp_path, capsys):
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    write_idx(tmp_path)
+    evaluate.main(["evaluate", f"--workdir={path}", "--dataset=kmnist", f"--data_dir={tmp_path}"])
+    assert not (path / "evaluation.json").exists()
+    result = json.loads((path / "evaluation-kmnist.json").read_text())
+    assert (result["dataset"], result["test_images"]) == ("kmnist", 3)
+    assert result["recall"][0] is None  # no image shows a 0
+    assert result["recall"][3] is not None
+    assert "NaN" not in (path / "evaluation-kmnist.json").read_text()
+    assert " nan" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=no/such/folder"], "--workdir=no/such/folder: there is no such folder"),
+        (["--workdir=."], "--workdir=.: no checkpoint there"),
+        (["--dataset=letters"], "--dataset=letters: choose one of"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_code_2(
+    flags, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate.main(["evaluate", *flags])
+    assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {words}")
+    assert err.count("\n") == 1
+
+
+def test_a_result_that_cannot_be_written_is_code_1_after_the_table(tiny_run, tmp_path, capsys):
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    (path / "evaluation.json").mkdir()
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate.main(["evaluate", f"--workdir={path}"])
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {path / 'evaluation.json'}: cannot be written to")
+    assert "taken for" in said.out

@@ -1,0 +1,187 @@
+import io
+
+import drawn_digits
+import numpy as np
+import pytest
+from PIL import Image
+
+from lenet_jax import data
+from lenet_jax.data import picture
+
+
+def save(path, pixels: np.ndarray, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def seen(path, **options) -> np.ndarray:
+    return picture.center(picture.read(path), **options).astype(int)
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation of two pictures: 1 is the same.
+
+    One of them may lie a pixel aside: a centre of mass between two pixels goes to either.
+    """
+    moves = [np.roll(a, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return max(np.corrcoef(moved.ravel(), b.ravel())[0, 1] for moved in moves)
+
+
+THREE = drawn_digits.printed(3, "DejaVuSans")
+INK = 255 - THREE  # the coverage of each pixel
+
+FORMS = {  # of the same digit, each as (pixels, suffix, how it is saved)
+    "light on dark": (INK, ".png", {}),
+    "grey on grey": ((90 + THREE * 0.3).astype(np.uint8), ".png", {}),
+    "blue on yellow": (
+        (np.array([250, 220, 60]) - np.array([230, 180, -90]) * (INK / 255)[..., None]).astype(
+            np.uint8
+        ),
+        ".png",
+        {},
+    ),
+    "black on nothing": (np.dstack([np.zeros((160, 160, 3), np.uint8), INK]), ".png", {}),
+    "white on nothing": (np.dstack([np.full((160, 160, 3), 255, np.uint8), INK]), ".png", {}),
+    "a card in the void": (
+        np.dstack([THREE, np.pad(np.full((140, 140), 255, np.uint8), 10)]),
+        ".png",
+        {},
+    ),
+    "16 bits": (THREE.astype(np.uint16) * 200, ".png", {}),
+    "jpeg": (THREE, ".jpg", {"quality": 60}),
+    "gif": (THREE, ".gif", {}),
+    "tiff": (THREE, ".tif", {}),
+    "upside down, says its exif": (THREE[::-1, ::-1], ".jpg", {"exif": {0x0112: 3}}),
+    "wide": (np.pad(THREE, ((0, 0), (300, 50)), constant_values=255), ".png", {}),
+    "sloping light": (
+        (THREE * 0.6 + np.linspace(0, 80, 160)[None, :]).astype(np.uint8),
+        ".png",
+        {},
+    ),
+    "specks": (
+        np.where(np.random.default_rng(0).random(THREE.shape) < 0.003, 0, THREE).astype(np.uint8),
+        ".png",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_digit_in_any_form_is_the_same_input(form, tmp_path):
+    pixels, suffix, options = FORMS[form]
+    if "exif" in options:
+        exif = Image.Exif()
+        exif.update(options["exif"])
+        options = {"exif": exif}
+    path = save(tmp_path / f"form{suffix}", pixels, **options)
+    expected = picture.center(THREE.astype(np.float32))
+    assert likeness(seen(path), expected) > 0.985
+
+
+@pytest.mark.parametrize("factor", [0.3, 1, 7])
+def test_the_size_of_the_picture_does_not_matter(factor, tmp_path):
+    side = round(160 * factor)
+    image = Image.fromarray(THREE).resize((side, side))
+    image.save(tmp_path / "three.png")
+    assert likeness(seen(tmp_path / "three.png"), picture.center(THREE.astype(np.float32))) > 0.98
+
+
+def test_a_digit_lies_in_its_box_with_its_centre_of_mass_in_the_middle():
+    for digit in range(10):
+        drawn = drawn_digits.printed(digit, "DejaVuSerif").astype(np.float32)
+        image = picture.center(drawn)[:, :, 0].astype(float)
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+        assert image.max() == 255
+        centre = np.array([image.sum(1) @ np.arange(32), image.sum(0) @ np.arange(32)])
+        np.testing.assert_allclose(centre / image.sum(), 16, atol=0.51)  # a whole pixel's half
+
+
+def test_noise_and_shadow_change_little():
+    rng = np.random.default_rng(0)
+    for digit in range(10):
+        clean = drawn_digits.printed(digit, "DejaVuSans", size=110)
+        grain = rng.normal(0, 15, clean.shape) + np.linspace(-25, 25, 160)[:, None]
+        noisy = np.clip(60 + clean * 0.5 + grain, 0, 255).astype(np.uint8)
+        pair = [picture.center(image.astype(np.float32)) for image in (clean, noisy)]
+        assert likeness(*pair) > 0.985
+
+
+def test_mnists_own_digits_come_back_as_they_are(mnist_dir):
+    images = data.load("mnist", str(mnist_dir)).test_images[:500]
+    again = [picture.center(image[2:-2, 2:-2, 0].astype(np.float32)) for image in images]
+    # Up to a fifth of the ink's level is not worth a wider box.
+    same = np.abs(np.array(again).astype(int) - images).max(axis=(1, 2, 3)) <= 255 / 5
+    assert same.mean() > 0.985  # the others lie a pixel aside, or have lost a detached dot
+    pairs = zip(np.array(again)[~same], images[~same], strict=True)
+    assert all(likeness(*pair) > 0.98 for pair in pairs)
+
+
+def test_a_larger_box_is_filled_and_its_digit_stays_inside():
+    image = picture.center(THREE.astype(np.float32), box=32)
+    assert image[0].any()
+    assert image[-1].any()
+
+
+def test_without_centring_a_data_sets_image_keeps_its_pixels(tmp_path):
+    for side in (28, 32):
+        pixels = np.zeros((side, side), np.uint8)
+        pixels[3:9, 4:7] = np.random.default_rng(0).integers(1, 256, (6, 3))
+        for drawn in (pixels, 255 - pixels):
+            path = save(tmp_path / "image.png", drawn)
+            frame = (32 - side) // 2
+            expected = np.pad(pixels, frame)[:, :, None]
+            np.testing.assert_array_equal(picture.fit(picture.read(path)), expected)
+
+
+def test_without_centring_a_picture_is_scaled_as_a_whole():
+    image = picture.fit(np.pad(INK, ((0, 0), (0, 160))).astype(np.float32))[:, :, 0]
+    assert image[:, 16:].sum() == 0
+    assert image[:, :16].sum() > 0
+
+
+def bomb() -> bytes:
+    """A few bytes that say they are 30,000 x 30,000 pixels."""
+    stream = io.BytesIO()
+    Image.new("1", (30000, 30000)).save(stream, "png")
+    return stream.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+BAD = {
+    "no picture": (b"no picture", "is no picture that can be read"),
+    "an empty file": (b"", "is no picture that can be read"),
+    "half a picture": (png(THREE)[:600], "cannot be read"),
+    "a bomb": (bomb(), "has more than 89 million pixels"),
+    "one colour": (png(np.full((50, 50), 77, np.uint8)), "is empty"),
+    "one pixel": (png(np.zeros((1, 1), np.uint8)), "is empty"),
+    "nothing at all": (png(np.zeros((9, 9, 4), np.uint8)), "is empty"),
+    "only grain": (
+        png(np.random.default_rng(0).normal(128, 20, (200, 200)).astype(np.uint8)),
+        "is empty",
+    ),
+    "only sloping light": (
+        png(np.tile(np.linspace(10, 240, 200).astype(np.uint8), (200, 1))),
+        "is empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_shows_no_digit_is_said_in_one_line(case, tmp_path):
+    content, words = BAD[case]
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{words}") as error:
+        picture.center(picture.read(tmp_path / "x.png"))
+    assert "\n" not in str(error.value)
+
+
+def test_no_other_format_is_decoded(tmp_path):
+    save(tmp_path / "x.eps", THREE)
+    with pytest.raises(ValueError, match="is no picture"):
+        picture.read(tmp_path / "x.eps")

@@ -1,0 +1,136 @@
+"""The command from outside, and how well it reads what was not made for it."""
+
+import dataclasses
+import json
+import os
+
+import drawn_digits
+import numpy as np
+import pytest
+from PIL import Image
+
+from lenet_jax import data, evaluate, predict, train, trained
+from lenet_jax.settings import Settings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures: the first test image of each digit, in a folder with a file that is none."""
+    dataset = data.load("digits")
+    for digit in range(10):
+        image = dataset.test_images[np.flatnonzero(dataset.test_labels == digit)[0]]
+        Image.fromarray(image[:, :, 0]).save(tmp_path / f"{digit}.PNG")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    return tmp_path
+
+
+def ask(capsys, *argv: object) -> tuple[list[str], list[str], int]:
+    """Its lines on stdout and stderr, and its exit code."""
+    code = 0
+    try:
+        predict.main(["predict", *map(str, argv)])
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    return said.out.splitlines(), said.err.splitlines(), code
+
+
+def test_the_probabilities_are_the_networks(tiny_run, folder, capsys):
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", "--json", "--nocenter", folder)
+    answers = [json.loads(line) for line in out]
+    run, dataset = trained.load(tiny_run), data.load("digits")
+    images = [dataset.test_images[np.flatnonzero(dataset.test_labels == i)[0]] for i in range(10)]
+    logits = np.asarray(evaluate.classify(run, np.stack(images)), np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert (err, code) == ([], 0)
+    assert [answer["file"] for answer in answers] == [str(folder / f"{i}.PNG") for i in range(10)]
+    for answer, expected in zip(answers, shares, strict=True):
+        np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-4)
+        order = expected.argsort()[::-1]
+        assert [answer["prediction"], answer["runner_up"]] == order[:2].tolist()
+        assert answer["probability"] == max(answer["probabilities"])
+        assert answer["runner_up_probability"] == sorted(answer["probabilities"])[-2]
+
+
+def test_a_line_for_a_person_has_file_digit_and_runner_up(tiny_run, folder, capsys):
+    (as_json,), _, _ = ask(capsys, f"--workdir={tiny_run}", "--json", folder / "7.PNG")
+    (line,), _, code = ask(capsys, folder / "7.PNG", f"--workdir={tiny_run}")
+    found = json.loads(as_json)
+    assert line == (
+        f"{folder / '7.PNG'}: {found['prediction']} ({found['probability']:.1%}), "
+        f"else {found['runner_up']} ({found['runner_up_probability']:.1%})"
+    )
+    assert code == 0
+
+
+def test_what_cannot_be_answered_is_named_and_the_others_are_answered(tiny_run, folder, capsys):
+    (folder / "void").mkdir()
+    Image.new("L", (40, 40), 200).save(folder / "empty.png")
+    bad = [folder / name for name in ("notes.txt", "empty.png", "missing.png", "void")]
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", *bad, folder / "3.PNG", folder / "4.PNG")
+    assert code == 1
+    assert [line.split(": ")[0] for line in out] == [str(folder / f"{i}.PNG") for i in (3, 4)]
+    assert [line.split(": ")[1] for line in err] == [str(path) for path in bad]
+    out, again, code = ask(capsys, f"--workdir={tiny_run}", "--json", *bad, folder / "3.PNG")
+    assert (again, code) == (err, 1)
+    assert [json.loads(line)["file"] for line in out] == [*map(str, bad), str(folder / "3.PNG")]
+    assert all(json.loads(line)["error"] for line in out[:-1])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_an_unreadable_folder_is_named(tiny_run, folder, capsys):
+    folder.chmod(0)
+    _, err, code = ask(capsys, f"--workdir={tiny_run}", folder)
+    folder.chmod(0o700)
+    assert (len(err), code) == (1, 1)
+    assert "cannot be read" in err[0]
+
+
+def test_a_name_of_any_bytes_is_printed_on_one_line(tiny_run, folder, capsys):
+    strange = os.fsencode(folder) + b"/a\n\xff.png"
+    os.link(folder / "5.PNG", strange)
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", os.fsdecode(strange))
+    assert (len(out), err, code) == (1, [], 0)
+    assert r"a\n\udcff.png: " in out[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "no picture is given"),
+        (["a.png"], "--workdir is missing"),
+        (["a.png", "--workdir=no/such/run"], "--workdir=no/such/run: there is no such folder"),
+        (["a.png", "--centre"], "Unknown command line flag 'centre'"),
+    ],
+)
+def test_a_wrong_question_is_one_line_and_code_2(argv, words, capsys):
+    out, err, code = ask(capsys, *argv)
+    assert (out, len(err), code) == ([], 1, 2)
+    assert err[0].startswith(f"error: {words}")
+
+
+@pytest.mark.slow
+def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
+    """A short training on 12,800 handwritten digits is enough to read most of ten fonts'."""
+    dataset = data.load("mnist", str(mnist_dir))
+    part = dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[:12800],
+        train_labels=dataset.train_labels[:12800],
+        test_images=dataset.test_images[:1000],
+        test_labels=dataset.test_labels[:1000],
+    )
+    settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
+    train.fit(train.resolve(settings, part), part, tmp_path, lambda line: None)
+    run, rng = trained.load(tmp_path), np.random.default_rng(0)
+    images, labels = [], []
+    for font in drawn_digits.FONTS:
+        for digit in range(10):
+            for _ in range(2):
+                Image.fromarray(drawn_digits.photographed(digit, font, rng)).save(
+                    tmp_path / "x.png"
+                )
+                images.append(predict.prepare(tmp_path / "x.png", run))
+                labels.append(digit)
+    right = predict.probabilities(run, images).argmax(1) == labels
+    assert right.mean() >= 0.93

@@ -1,0 +1,160 @@
+"""The command from outside: the page that it leaves behind."""
+
+import base64
+import html.parser
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenet_jax import LeNet, data, report, trained
+
+NAMES = ["curves", "confusion", "calibration", "filters", "layers", "mistakes"]
+EVIL = '<script>alert("1")</script> & "run"'
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def reported(tiny_run, tmp_path_factory) -> Path:
+    """A run with a dangerous name, and another one, compared."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [shutil.copytree(tiny_run, folder / name) for name in (EVIL.replace("/", "-"), "other")]
+    report.main(["report", *(f"--workdir={run}" for run in runs)])
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def page(reported) -> Page:
+    return Page((reported / "report" / "index.html").read_text())
+
+
+def test_the_page_holds_its_pictures_and_they_lie_beside_it(reported, page):
+    sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(sources) == len(NAMES)
+    for name, source in zip(NAMES, sources, strict=True):
+        kind, content = source.split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(content) == (reported / "report" / f"{name}.png").read_bytes()
+    assert len(list((reported / "report").iterdir())) == len(NAMES) + 1
+
+
+def test_the_page_reaches_for_nothing(page):
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    values = [str(value) for _, attrs in page.tags for value in attrs.values()]
+    assert not [value for value in values if re.match(r"\s*(https?:)?//", value)]
+    assert any("default-src 'none'" in value for value in values)
+
+
+def test_what_comes_from_files_is_text_and_not_html(page):
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert EVIL.replace("/", "-") in page.text
+
+
+def test_numbers_settings_and_runs_are_there(reported, page):
+    run = trained.load(reported)
+    last = run.metrics[-1]
+    for words in (
+        *(f"{last['test_accuracy']:.2%}", f"{last['test_loss']:.4f}", "learning_rate", "0.003"),
+        *("digits", "360 test images", run.config["versions"]["jax"], "other"),
+    ):
+        assert words in page.text
+
+
+def test_the_table_of_runs_has_the_settings_that_differ(tiny_run, tmp_path):
+    runs = []
+    for rate, name in ((0.1, "a"), (0.2, "b")):
+        run = trained.load(tiny_run)
+        settings = {**run.config["settings"], "learning_rate": rate, "workdir": name}
+        runs.append(
+            trained.TrainedRun(
+                tmp_path / name, 1, run.params, {**run.config, "settings": settings}, []
+            )
+        )
+    page = Page(report._comparison(runs))
+    assert page.text == "The runsrunepochstest accuracytest losslearning_ratea---0.1b---0.2"
+
+
+def test_layers_see_what_the_plain_network_does(tiny_run):
+    run, image = trained.load(tiny_run), data.load("digits").test_images[3]
+    seen = report.seen(run, image)
+    shapes = {"conv1": (14, 14, 6), "conv2": (5, 5, 16), "fc1": (120,), "fc2": (84,)}
+    assert {name: array.shape for name, array in seen.items()} == shapes
+    mean, std = run.config["data"]["mean"], run.config["data"]["std"]
+    logits = LeNet().apply(
+        {"params": run.params}, (jnp.asarray(image, float)[None] / 255 - mean) / std
+    )
+    last = run.params["fc3"]
+    np.testing.assert_allclose(
+        seen["fc2"] @ last["kernel"] + last["bias"], logits[0], rtol=1e-4, atol=1e-5
+    )
+    feed = jax.nn.relu(
+        seen["conv2"].ravel() @ run.params["fc1"]["kernel"] + run.params["fc1"]["bias"]
+    )
+    np.testing.assert_allclose(seen["fc1"], feed, rtol=1e-4, atol=1e-5)
+
+
+def test_the_worst_mistakes_are_those_that_gave_their_label_least():
+    shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
+    assert report.worst(shares, np.array([0, 0, 0, 1])).tolist() == [1, 2]
+    many = np.tile([[0.9, 0.1]], (99, 1))
+    assert len(report.worst(many, np.ones(99, int))) == report.WORST
+
+
+def test_runs_of_the_same_name_are_called_by_their_paths(tiny_run, tmp_path):
+    runs = [trained.load(shutil.copytree(tiny_run, tmp_path / name / "run")) for name in "ab"]
+    assert report.names(runs) == [str(tmp_path / name / "run") for name in "ab"]
+    assert report.names(runs[:1]) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=no/such/folder"], "--workdir=no/such/folder: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line_and_code_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        report.main(["report", *flags])
+    said = capsys.readouterr().err
+    assert (exit_info.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {words}")
+
+
+def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys, monkeypatch):
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    (path / "metrics.jsonl").unlink()
+    monkeypatch.delitem(sys.modules, "lenet_jax.figures", raising=False)
+    monkeypatch.delattr("lenet_jax.figures", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as exit_info:
+        report.main(["report", f"--workdir={path}"])
+    assert exit_info.value.code == 1
+    assert "pip install matplotlib" in capsys.readouterr().err
+    assert not (path / "report").exists()
+    monkeypatch.undo()
+    report.main(["report", f"--workdir={path}"])
+    result = capsys.readouterr().out
+    assert result.endswith(f"the report is {path / 'report' / 'index.html'}\n")
+    assert json.loads((path / "config.json").read_text())  # the run itself is as it was

@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lenet_jax import data, figures, sweep, workdir
+
+SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, digits):
+    path = tmp_path_factory.mktemp("sweep")
+    settings = sweep.resolve(sweep.SweepSettings(**SMALL, slice_size=4), digits)
+    return path, settings, sweep.run(settings, digits, path)
+
+
+def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
+    settings = sweep.SweepSettings(optimizers="sgd,adam", learning_rates="0.1,0.2", seeds=3)
+    slices = sweep.plan(settings)
+    assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
+    assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
+    assert max(len(part.cells) for part in sweep.plan(sweep.SweepSettings())) <= 8
+
+
+def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):
+    _, settings, records = swept
+    assert [(r["optimizer"], r["learning_rate"], r["seed"]) for r in records] == [
+        (part.optimizer, *cell) for part in sweep.plan(settings) for cell in part.cells
+    ]
+    # A step of 1e20 leaves no finite number in sgd's network.
+    for record in records:
+        if (record["optimizer"], record["learning_rate"]) == ("sgd", 1e20):
+            assert not record["finite"]
+    healthy = [record for record in records if record["learning_rate"] == 1e-3]
+    assert all(record["finite"] and np.isfinite(record["loss_curve"]).all() for record in healthy)
+
+
+def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):
+    path, settings, records = swept
+    trained, train_slice = [], sweep.train_slice
+
+    def counted(settings, part, dataset, report):
+        trained.append(part.optimizer)
+        return train_slice(settings, part, dataset, report)
+
+    monkeypatch.setattr(sweep, "train_slice", counted)
+    assert sweep.run(settings, digits, path) == records
+    assert trained == []
+    lost = sweep.plan(settings)[1]
+    lost.file(path / "slices").unlink()
+    again = sweep.run(settings, digits, path)
+    assert trained == [lost.optimizer]
+    assert json.dumps(again) == json.dumps(records)
+
+
+def test_another_sweep_in_its_folder_is_refused_by_name(swept, digits):
+    path, _, _ = swept
+    other = sweep.resolve(sweep.SweepSettings(**SMALL | {"seeds": 3}), digits)
+    with pytest.raises(ValueError, match="--seeds is 3 here but the run in"):
+        sweep.run(other, digits, path)
+
+
+def test_the_summary_is_numpys_mean_and_deviation_and_the_best_of_each_optimizer():
+    record = lambda optimizer, rate, accuracy, finite=True: {
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "accuracy": accuracy,
+        "finite": finite,
+        "loss_curve": [1.0, 0.5],
+    }
+    records = [
+        *(record("sgd", 0.1, a) for a in (0.90, 0.92)),
+        *(record("sgd", 0.2, a) for a in (0.95, 0.97)),
+        *(record("sgd", 0.4, a, a != 0.1) for a in (0.99, 0.1)),
+        record("adam", 0.1, 0.5),
+    ]
+    rows = sweep.summarise(records)
+    assert [row["best"] for row in rows] == [False, True, False, True]
+    assert rows[0]["mean"] == pytest.approx(0.91)
+    assert rows[0]["sd"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
+    assert rows[2]["mean"] is None
+    text = sweep.describe(rows)
+    assert "96.00 ± 1.41 %   best" in text
+    assert "1 of 2 diverged" in text
+    error, loss = figures.sweep(rows, records).axes
+    assert len(error.containers) == 2
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--optimizers=sgd,adm", "--optimizers=adm: choose of sgd"),
+        ("--learning_rates=0.1,x", "--learning_rates=0.1,x: must be numbers above 0"),
+        ("--learning_rates=-1", "--learning_rates=-1: must be numbers above 0"),
+        ("--seeds=0", "--seeds=0: must be at least 1"),
+        ("--augment=-1", "--augment=-1.0: must be"),
+    ],
+)
+def test_a_bad_flag_is_one_line(flag, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["sweep", "--dataset=digits", flag])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swept):
+    path, _, _ = swept
+    flags = [f"--{name}={value}" for name, value in SMALL.items()]
+    ended = subprocess.run(
+        [sys.executable, "-m", "lenet_jax.sweep", "--dataset=digits", *flags, f"--workdir={path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1].startswith("best: adam at 0.001, ")
+    assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    rows = json.loads((path / "sweep.json").read_text())["rows"]
+    assert len(rows) == 4
+    assert workdir.read_config(path)["settings"]["seeds"] == 2
