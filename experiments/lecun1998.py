@@ -36,7 +36,7 @@ BATCH_SIZE, HELD_OUT, SLICE, TOGETHER = 64, 10_000, 8, 10
 SEARCH = {
     "plain": {
         "epochs": 12,
-        "learning_rate": (2e-3, 4e-3),
+        "learning_rate": (3e-3, 6e-3),
         "weight_decay": (1e-2, 1e-1),
         "label_smoothing": (0.0, 0.1),
         "augment": (None,),
@@ -44,10 +44,10 @@ SEARCH = {
     },
     "augmented": {
         "epochs": 20,
-        "learning_rate": (3e-3,),
+        "learning_rate": (4e-3,),
         "weight_decay": (1e-2,),
         "label_smoothing": (0.0, 0.1),
-        "augment": (0.7, 1.0, 1.4),
+        "augment": (0.6, 1.0, 1.5),
         "seeds": 2,
     },
 }

@@ -1,4 +1,5 @@
-"""A run's folder: `config.json`, `metrics.jsonl` (one object an epoch) and `checkpoints/`.
+"""A run's folder: `config.json`, `metrics.jsonl` (one object an epoch), `checkpoints/`, and
+`tensorboard/`, which shows in TensorBoard what is in `metrics.jsonl`.
 
 One process at a time works in it: a lock on `.lock`, which ends with the process that holds it.
 """
@@ -18,10 +19,12 @@ from typing import Any
 
 import jax
 
+from lenet_jax import events
 from lenet_jax.data import Dataset
 from lenet_jax.settings import Settings, disagreements
 
 CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
+EVENTS = "tensorboard"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -68,7 +71,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def set_aside(path: Path) -> Path | None:
     """Moves the run that is in a folder into a folder of its own therein, and says which."""
-    run = [path / name for name in (CHECKPOINTS, METRICS, CONFIG) if (path / name).exists()]
+    run = [path / name for name in (CHECKPOINTS, METRICS, EVENTS, CONFIG) if (path / name).exists()]
     if not run:
         return None
     old = path / f"old-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
@@ -189,7 +192,7 @@ def changes(now: dict[str, Any], then: dict[str, Any]) -> str:
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Adds one epoch's line to `metrics.jsonl`; it is on disk when this returns."""
+    """Adds an epoch to `metrics.jsonl`, on disk when this returns, and to the event files."""
     file = path / METRICS
     try:
         with file.open("a") as stream:
@@ -198,6 +201,7 @@ def append_metrics(path: Path, record: dict[str, Any]) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise OSError(f"{file}: cannot be written to ({error.strerror or error})") from error
+    events.append(path / EVENTS, record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -216,11 +220,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def mend_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again."""
+    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again.
+
+    TensorBoard's event files are written anew from them, so they never have an epoch twice.
+    """
     records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
     text = "".join(json.dumps(record) + "\n" for record in records)
     if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
         replace(path / METRICS, text)
+    events.begin(path / EVENTS, records)
     return records
 
 
