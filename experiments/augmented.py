@@ -6,22 +6,20 @@ Draws results/augmented.png: ten training images, and copies of each with each d
 `augment.STANDARD` alone and with all of them; some seconds.
 """
 
-import os
-
+import _mnist
 import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import path
 from matplotlib.figure import Figure
 
-from lenet_jax import data
 from lenet_jax.augment import STANDARD, Strengths, augment
 
 COPIES = 3  # rows with all distortions
 
 
 def main() -> None:
-    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    mnist = _mnist.load()
     first = [int(np.argmax(mnist.train_labels == digit)) for digit in range(10)]
     images = jnp.asarray(mnist.train_images[first])
     rows = {"original": Strengths()}

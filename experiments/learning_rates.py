@@ -10,8 +10,7 @@ within 0.1 points of its best (the noise of a seed), since small rates forgive m
 Prints a table and writes it to results/learning_rates.{json,md}; about 4 minutes on 2 cores.
 """
 
-import os
-
+import _mnist
 import jax
 import jax.numpy as jnp
 from _results import describe_machine, write_json, write_markdown
@@ -52,7 +51,7 @@ def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.
 
 
 def main() -> None:
-    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    mnist = _mnist.load()
     cells = [(name, rate) for name, rates in GRID.items() for rate in rates]
     rows = []
     for name, rate in tqdm(cells, disable=None):

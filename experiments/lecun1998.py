@@ -18,10 +18,10 @@ runs/lecun1998 (`--folder`): started again, either goes on from there.
 import argparse
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 
+import _mnist
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,9 +270,7 @@ def main() -> None:
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/lecun1998"))
     arguments = parser.parse_args()
-    if not Path(os.environ.get("LENET_JAX_TEST_DATA", "-")).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
-    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    mnist = _mnist.load()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     cli.enable_compilation_cache()
     (search if arguments.search else table)(mnist, arguments.folder)

@@ -12,9 +12,9 @@ runs/optimizers: started again, it goes on from there.
 """
 
 import json
-import os
 from pathlib import Path
 
+import _mnist
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,10 +78,8 @@ def draw(results: list[dict]) -> Figure:
 
 
 def main() -> None:
-    if not Path(os.environ.get("LENET_JAX_TEST_DATA", "-")).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
     cli.enable_compilation_cache()
-    mnist = data.load("mnist", os.environ["LENET_JAX_TEST_DATA"])
+    mnist = _mnist.load()
     settings = sweep.SweepSettings(optimizers=",".join(OPTIMIZERS), seeds=2, slice_size=SLICE)
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = sweep.summarise(sweep.run(sweep.resolve(settings, mnist), mnist, FOLDER))

@@ -10,9 +10,10 @@ checksum. The data are messages of protocol buffers, whose fields are, by number
     SessionLog  1 status
 """
 
+import contextlib
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +28,55 @@ PREFIX = "events.out.tfevents."
 START = 1  # a session log that tells a TensorBoard that is looking on: forget what came before
 
 
-def begin(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Leaves one event file in `folder`, with `records` of metrics.jsonl, wherever a run had been.
+def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Leaves `records` of metrics.jsonl in `folder`, and nothing else, as one event file.
 
     Raises:
       OSError: it cannot be written to.
     """
-    now, records = time.time(), list(records)
-    content = [_record(_event(now, 0, 3, b"brain.Event:2"))]
-    content.append(_record(_event(now, 0, 7, _number(1, START))))
-    left = sum(record.get("seconds", 0) for record in records)
+    now, left = time.time(), sum(record.get("seconds", 0) for record in records)
+    content = []
     for record in records:  # metrics.jsonl does not say when: as if there had been no pause
         left -= record.get("seconds", 0)
         content.append(_scalars(now - left, record))
-    try:
-        folder.mkdir(exist_ok=True)
+    with _naming(folder):
         old = list(folder.glob(f"{PREFIX}*"))
-        (folder / f"{PREFIX}{time.time_ns()}").write_bytes(b"".join(content))
+        if records:
+            _new_file(folder).write_bytes(_head(now) + b"".join(content))
         for file in old:
             file.unlink()
-    except OSError as error:
-        raise OSError(f"{folder}: cannot be written to ({error.strerror or error})") from error
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Adds an epoch to the event file that `begin` has left in `folder`.
+    """Adds an epoch to the event file in `folder`, made if it is not there.
 
     Raises:
       OSError: it cannot be written to.
     """
-    try:
-        file = max(folder.glob(f"{PREFIX}*"), default=folder / f"{PREFIX}{time.time_ns()}")
+    with _naming(folder):
+        file = max(folder.glob(f"{PREFIX}*"), default=None) or _new_file(folder)
         with file.open("ab") as stream:
+            stream.write(b"" if stream.tell() else _head(time.time()))
             stream.write(_scalars(time.time(), record))
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OSError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+
+
+def _new_file(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder / f"{PREFIX}{time.time_ns()}"
+
+
+def _head(when: float) -> bytes:
+    return _record(_event(when, 0, 3, b"brain.Event:2")) + _record(
+        _event(when, 0, 7, _number(1, START))
+    )
 
 
 def _scalars(when: float, record: Mapping[str, Any]) -> bytes:
@@ -69,7 +84,7 @@ def _scalars(when: float, record: Mapping[str, Any]) -> bytes:
     values = b"".join(
         _bytes(1, _bytes(1, tag.encode()) + b"\x15" + struct.pack("<f", record[name]))
         for tag, name in TAGS.items()
-        if name in record
+        if isinstance(record.get(name), int | float)
     )
     return _record(_event(when, record.get("step", 0), 5, values))
 

@@ -64,17 +64,20 @@ def assert_shows(folder: Path, records: list[dict]) -> None:
 
 
 def test_what_is_written_is_read_back_in_order(tmp_path):
-    events.begin(tmp_path / "tb", RECORDS[:1])
-    for record in RECORDS[1:]:
-        events.append(tmp_path / "tb", record)
-    assert_shows(tmp_path / "tb", RECORDS)
+    for begun in (0, 1, 3):
+        events.begin(tmp_path / "tb", RECORDS[:begun])
+        for record in RECORDS[begun:]:
+            events.append(tmp_path / "tb", record)
+        assert_shows(tmp_path / "tb", RECORDS)
 
 
 def test_it_begins_with_its_version_and_tells_a_tensorboard_that_looks_on_to_start_over(tmp_path):
-    events.begin(tmp_path, RECORDS)
-    first, second, *_ = read(tmp_path)
-    assert first.file_version == "brain.Event:2"
-    assert (second.session_log.status, second.step) == (SessionLog.START, 0)
+    for begin in (lambda: events.begin(tmp_path, RECORDS), lambda: events.append(tmp_path, {})):
+        begin()
+        first, second, *_ = read(tmp_path)
+        assert first.file_version == "brain.Event:2"
+        assert (second.session_log.status, second.step) == (SessionLog.START, 0)
+        events.begin(tmp_path, [])
 
 
 def test_times_are_now_or_as_if_trained_without_a_pause(tmp_path):
@@ -92,13 +95,18 @@ def test_a_new_beginning_leaves_no_epoch_twice_and_other_files_alone(tmp_path):
     assert_shows(tmp_path / "tb", RECORDS[:2])
     (tmp_path / "tb" / "notes").touch()
     events.begin(tmp_path / "tb", [])
-    assert len(list((tmp_path / "tb").iterdir())) == 2
+    assert [file.name for file in (tmp_path / "tb").iterdir()] == ["notes"]
+
+
+def test_nothing_to_show_is_nothing_written(tmp_path):
+    events.begin(tmp_path / "tb", [])
+    assert not (tmp_path / "tb").exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "tb").touch()
     for write in (
-        lambda: events.begin(tmp_path / "tb", []),
+        lambda: events.begin(tmp_path / "tb", RECORDS),
         lambda: events.append(tmp_path / "tb", {}),
     ):
         with pytest.raises(OSError, match=f"^{tmp_path / 'tb'}: cannot be written to"):
