@@ -11,6 +11,7 @@ checksum. The data are messages of protocol buffers, whose fields are, by number
 """
 
 import contextlib
+import os
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ START = 1  # a session log that tells a TensorBoard that is looking on: forget w
 
 
 def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Leaves `records` of metrics.jsonl in `folder`, and nothing else, as one event file.
+    """Leaves `records` of metrics.jsonl in `folder` as one event file; any other is made empty.
 
     Raises:
       OSError: it cannot be written to.
@@ -41,10 +42,13 @@ def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
         content.append(_scalars(now - left, record))
     with _naming(folder):
         old = list(folder.glob(f"{PREFIX}*"))
-        if records:
+        if records or old:
             _new_file(folder).write_bytes(_head(now) + b"".join(content))
-        for file in old:
-            file.unlink()
+        for file in old:  # a TensorBoard that is reading one that is gone would never go on
+            if file.stat().st_size:
+                os.truncate(file, 0)
+            else:
+                file.unlink()
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:

@@ -35,9 +35,10 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state dict of the tutorial's `Net`, as NumPy arrays: `conv1.weight` [6, 1, 5, 5], ...
 
     >>> from lenet_jax.model import LeNet
-    >>> params = LeNet().init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))["params"]
-    >>> to_state_dict(params)["conv1.weight"].shape
-    (6, 1, 5, 5)
+    >>> images = np.zeros((1, 32, 32, 1), np.float32)
+    >>> params = jax.eval_shape(LeNet().init, jax.random.key(0), images)["params"]
+    >>> to_state_dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape), params))["fc1.weight"].shape
+    (120, 400)
     """
     params = jax.tree.map(np.asarray, dict(params))
     features = params["conv2"]["kernel"].shape[-1]

@@ -48,7 +48,9 @@ class ConvReluPool(nn.Module):
         init = uniform_fan_in(self.in_features * size * size)
         kernel = self.param("kernel", init, (size, size, self.in_features, self.features))
         bias = self.param("bias", init, (self.features,))
-        return self.op(x, kernel, bias)
+        # The outputs of an initialisation are thrown away: the plain form is there sooner.
+        op = ops.conv_relu_pool_plain if self.is_initializing() else self.op
+        return op(x, kernel, bias)
 
     def __repr__(self) -> str:
         size, op = self.kernel_size, self.op.__name__

@@ -16,7 +16,6 @@ H x W input, P x Q pooled output, k x k kernel.
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from itertools import product
-from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +145,7 @@ def _backward(residuals, g_TKPQL):
 _tiled.defvjp(_forward, _backward)
 
 
+@partial(jax.jit, inline=True)  # traced once for its shape and its values
 def _convolve_and_pool(x_TCHWL, kernel, bias):
     T, C, H, W, L = x_TCHWL.shape
     k, _, _, K = kernel.shape
@@ -163,7 +163,8 @@ def _convolve_and_pool(x_TCHWL, kernel, bias):
         for a, b, c in product(range(k + 1), range(k + 1), range(C))
     }
 
-    y = [_sum([w * pixel[i + a, j + b, c] for (a, b, c), w in weight.items()]) for i, j in CORNERS]
+    under = lambda i, j: [pixel[i + a, j + b, c] for a, b, c in weight]
+    y = [_sum_of_products(list(weight.values()), under(i, j)) for i, j in CORNERS]
     best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
     out = jnp.maximum(best + to_TKPQL(bias, 1), 0)
     first = jnp.where(y[0] == best, 0, jnp.where(y[1] == best, 1, jnp.where(y[2] == best, 2, 3)))
@@ -185,17 +186,19 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     for p, q, (corner, (i, j)) in product(range(P // rows_of_g), range(Q), enumerate(CORNERS)):
         here = partial(_slice, start=(0, 0, p, q, 0), size=(T, K, rows_of_g, 1, L))
         chosen = jnp.where(here(corner_TKPQL) == corner, here(g_TKPQL), 0)  # [T, K, 1 or P, 1, L]
-        chosen = chosen.transpose(0, 3, 2, 1, 4)[:, :, :, None]  # [T, 1, 1 or P, 1, K, L]
-        g[p, q, i, j] = jnp.broadcast_to(chosen, shape)
+        chosen = lax.squeeze(chosen, (3,))
+        g[p, q, i, j] = lax.broadcast_in_dim(chosen, shape, (0, 4, 2, 5))
 
     def sums(a):  # over the lanes too: [T, C, rows, k, K]
-        starts = {(p, q, i, j): (0, 0, a + 2 * p + i, 2 * q + j, 0) for p, q, i, j in g}
-        windows = {
-            at: _slice(x_TCHWL, start, (T, C, rows, k, L), (1, 1, step, 1, 1))
-            for at, start in starts.items()
-        }
-        terms = [lax.broadcast_in_dim(windows[at], shape, (0, 1, 2, 3, 5)) * g[at] for at in g]
-        return _sum_last(_sum(terms), 1)
+        windows = [
+            lax.broadcast_in_dim(
+                _slice(x_TCHWL, start, (T, C, rows, k, L), (1, 1, step, 1, 1)),
+                shape,
+                (0, 1, 2, 3, 5),
+            )
+            for start in ((0, 0, a + 2 * p + i, 2 * q + j, 0) for p, q, i, j in g)
+        ]
+        return _sum_last(_sum_of_products(windows, list(g.values())), 1)
 
     if whole:
         return sums(0).sum(0).transpose(1, 2, 0, 3)
@@ -222,14 +225,19 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
         jnp.pad(d_patches[a, b], ((0, 0),) * 4 + (at(a), at(b), (0, 0)))
         for a, b in product(range(m), range(m))
     ]  # m * m times [2, 2, C, T, H/2, W/2, L]
-    d_x = reduce(add, d_blocks).transpose(3, 2, 4, 0, 5, 1, 6)  # [T, C, H/2, 2, W/2, 2, L]
+    d_x = reduce(lax.add, d_blocks).transpose(3, 2, 4, 0, 5, 1, 6)  # [T, C, H/2, 2, W/2, 2, L]
     return d_x.reshape(T, C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
 
 
-def _sum(terms: Sequence[jax.Array]) -> jax.Array:
-    """In chains of 25 dependent additions: the processor works on several chains at once."""
-    chains = [reduce(add, terms[start : start + 25]) for start in range(0, len(terms), 25)]
-    return reduce(add, chains)
+@jax.jit  # called many times alike: traced and lowered once
+def _sum_of_products(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+    """In chains of 25 dependent additions: the processor works on several chains at once.
+
+    lax's own functions, because jnp's operators take five times as long to trace.
+    """
+    terms = [lax.mul(x, y) for x, y in zip(a, b, strict=True)]
+    chains = [reduce(lax.add, terms[start : start + 25]) for start in range(0, len(terms), 25)]
+    return reduce(lax.add, chains)
 
 
 def _sum_last(x: jax.Array, axes: int) -> jax.Array:

@@ -247,7 +247,10 @@ def _comparison(runs: Sequence[TrainedRun]) -> str:
         ]
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     table = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<section id="compared"><h2>The runs</h2><table>{table}</table></section>'
+    return (
+        f'<section id="compared"><h2>The runs</h2><table>{table}</table>'
+        "<p>Their curves are below; everything else is about the first.</p></section>"
+    )
 
 
 def _words(value: Any) -> str:
@@ -286,6 +289,7 @@ th, td {{ padding: 3px 14px 3px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e9edf1; overflow-wrap: anywhere; }}
 th {{ font-weight: 600; white-space: nowrap; }}
 #compared {{ overflow-x: auto; }}
+#compared td {{ white-space: nowrap; }}
 .settings {{ display: grid; gap: 24px;
   grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }}
 </style>

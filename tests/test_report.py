@@ -92,7 +92,9 @@ def test_the_table_of_runs_has_the_settings_that_differ(tiny_run, tmp_path):
             )
         )
     page = Page(report._comparison(runs))
-    assert page.text == "The runsrunepochstest accuracytest losslearning_ratea---0.1b---0.2"
+    assert page.text == "The runsrunepochstest accuracytest losslearning_ratea---0.1b---0.2" + (
+        "Their curves are below; everything else is about the first."
+    )
 
 
 def test_layers_see_what_the_plain_network_does(tiny_run):
