@@ -1,0 +1,43 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from lenet_jax import checkpoint, trained, workdir
+
+
+def test_a_run_is_its_newest_checkpoint_with_what_it_says_of_itself(tiny_run):
+    run = trained.load(tiny_run)
+    newest = checkpoint.steps(tiny_run / workdir.CHECKPOINTS)[-1]
+    like = {"params": run.params}
+    stored = checkpoint.restore(tiny_run / workdir.CHECKPOINTS, newest, like).tree["params"]
+    assert run.step == newest
+    np.testing.assert_array_equal(run.params["fc3"]["bias"], stored["fc3"]["bias"])
+    assert run.config == workdir.read_config(tiny_run)
+    assert [record["epoch"] for record in run.metrics] == [1, 2]
+    assert run.scaling == {name: run.config["data"][name] for name in ("mean", "std")}
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_read(tiny_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(tiny_run, path)
+    older, newest = checkpoint.steps(path / workdir.CHECKPOINTS)[-2:]
+    (path / workdir.CHECKPOINTS / f"step_{newest:08d}" / checkpoint.SUMS).write_text("other\n")
+    lines = []
+    assert trained.load(path, lines.append).step == older
+    assert len(lines) == 1
+    assert str(newest) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (None, "--workdir is missing"),
+        ("nowhere", "--workdir=nowhere: there is no such folder"),
+        (".", "--workdir=.: no checkpoint there"),
+    ],
+)
+def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{words}"):
+        trained.load(path)
