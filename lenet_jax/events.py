@@ -1,13 +1,8 @@
 """TensorBoard's event files: `tensorboard --logdir=runs` draws the curves of all runs.
 
-Written without TensorFlow and without tensorboardX, whose import takes a second (it imports torch
-where torch is installed). A file is a row of TFRecords: the length, its checksum, the data, its
-checksum. The data are messages of protocol buffers, whose fields are, by number:
-
-    Event       1 wall_time, 2 step, 3 file_version, 5 summary, 7 session_log
-    Summary     1 value, repeated
-    Value       1 tag, 2 simple_value
-    SessionLog  1 status
+tensorboardX has the messages and their checksums, without TensorFlow. It is imported at the end of a
+run's first epoch, because that takes a second where torch is installed. Its writers are not used:
+one has a thread of its own, whose errors nobody hears of, and the other cannot go on with a file.
 """
 
 import contextlib
@@ -16,7 +11,10 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tensorboardX.proto.event_pb2 import Event
 
 TAGS = {  # TensorBoard draws what has the same beginning side by side
     "loss/train": "train_loss",
@@ -26,7 +24,6 @@ TAGS = {  # TensorBoard draws what has the same beginning side by side
     "speed/images_per_second": "images_per_second",
 }
 PREFIX = "events.out.tfevents."
-START = 1  # a session log that tells a TensorBoard that is looking on: forget what came before
 
 
 def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -78,53 +75,32 @@ def _new_file(folder: Path) -> Path:
 
 
 def _head(when: float) -> bytes:
-    return _record(_event(when, 0, 3, b"brain.Event:2")) + _record(
-        _event(when, 0, 7, _number(1, START))
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    # The second one tells a TensorBoard that is looking on to forget what came before.
+    return _record(Event(wall_time=when, file_version="brain.Event:2")) + _record(
+        Event(wall_time=when, session_log=SessionLog(status=SessionLog.START))
     )
 
 
 def _scalars(when: float, record: Mapping[str, Any]) -> bytes:
-    """The TFRecord of an epoch."""
-    values = b"".join(
-        _bytes(1, _bytes(1, tag.encode()) + b"\x15" + struct.pack("<f", record[name]))
+    """An epoch."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = [
+        Summary.Value(tag=tag, simple_value=record[name])
         for tag, name in TAGS.items()
         if isinstance(record.get(name), int | float)
-    )
-    return _record(_event(when, record.get("step", 0), 5, values))
+    ]
+    return _record(Event(wall_time=when, step=record.get("step", 0), summary=Summary(value=values)))
 
 
-def _event(when: float, step: int, field: int, content: bytes) -> bytes:
-    return b"\x09" + struct.pack("<d", when) + _number(2, step) + _bytes(field, content)
+def _record(event: "Event") -> bytes:
+    """A TFRecord: the length, its checksum, the message, its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
 
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last byte have the eighth set."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def _record(data: bytes) -> bytes:
+    data = event.SerializeToString()
     length = struct.pack("<Q", len(data))
-    return length + _checksum(length) + data + _checksum(data)
-
-
-def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated and shifted as TFRecord does, so that a checksum of checksums is of use."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+    return length + next(checksums) + data + next(checksums)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,6 +12,12 @@ from lenet_jax import data, train
 from lenet_jax.settings import Settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What several tests have in common, and the processes that they start, is compiled once.
+_programs = tempfile.TemporaryDirectory(prefix="lenet_jax-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Tests send Ctrl-C, which a shell makes a job in the background, and its children, ignore.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

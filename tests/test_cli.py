@@ -178,4 +178,8 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypa
 
 
 def test_importing_configures_nothing():
-    assert jax.config.jax_compilation_cache_dir is None
+    script = (
+        "import jax; before = dict(jax.config.values); import lenet_jax.train; "
+        "assert dict(jax.config.values) == before"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

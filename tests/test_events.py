@@ -1,4 +1,4 @@
-"""Judged by tensorboardX's own classes of the messages, and by its checksum."""
+"""Read back record by record, with their checksums compared."""
 
 import json
 import struct

@@ -147,7 +147,9 @@ OTHERS = {
     "weight_decay": 0.1,
     "schedule": "cosine",
     "loss": "mse",
+    "init_from": "net.safetensors",
     "batch_size": 128,
+    "augment": 1.0,
     "seed": 1,
 }
 FREE = {
