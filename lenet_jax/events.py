@@ -1,7 +1,7 @@
 """TensorBoard's event files: `tensorboard --logdir=runs` draws the curves of all runs.
 
-tensorboardX has the messages and their checksums, without TensorFlow. It is imported at the end of a
-run's first epoch, because that takes a second where torch is installed. Its writers are not used:
+tensorboardX has the messages and their checksums, without TensorFlow. It is imported at the end of
+a run's first epoch, because that takes a second where torch is installed. Its writers are not used:
 one has a thread of its own, whose errors nobody hears of, and the other cannot go on with a file.
 """
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 
-import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
