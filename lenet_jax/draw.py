@@ -11,6 +11,7 @@ import json
 import jax
 import numpy as np
 
+from lenet_jax.data.picture import BOX
 from lenet_jax.trained import TrainedRun
 
 
@@ -25,10 +26,10 @@ class Frame:
 
 # The pens give drawings as much white as the data sets' images have on average.
 FRAMES = {
-    "mnist": Frame(20, 2.4, by_mass=True),
-    "fashion_mnist": Frame(28, 3),
-    "kmnist": Frame(28, 3),
-    "digits": Frame(32, 4.5),
+    "mnist": Frame(BOX["mnist"], 2.4, by_mass=True),
+    "fashion_mnist": Frame(BOX["fashion_mnist"], 3),
+    "kmnist": Frame(BOX["kmnist"], 3),
+    "digits": Frame(BOX["digits"], 4.5),
 }
 
 

@@ -26,9 +26,6 @@ from lenet_jax.data import picture
 from lenet_jax.model import LeNet
 from lenet_jax.trained import TrainedRun
 
-# The side of the square that a data set's things fill, of the 32 that the network sees.
-BOX = {"mnist": 20, "fashion_mnist": 28, "kmnist": 28, "digits": 32}
-
 
 @dataclasses.dataclass(frozen=True)
 class PredictSettings:
@@ -76,7 +73,11 @@ def prepare(path: Path, run: TrainedRun, center: bool = True) -> np.ndarray:
       ValueError: it is no picture, or an empty one; the message goes on after the file's name.
     """
     grey = picture.read(path)
-    return picture.center(grey, BOX[run.config["data"]["name"]]) if center else picture.fit(grey)
+    return (
+        picture.center(grey, picture.BOX[run.config["data"]["name"]])
+        if center
+        else picture.fit(grey)
+    )
 
 
 def probabilities(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 SIDE = 32  # of the network's input
+# The side of the square that a data set's things fill.
+BOX = {"mnist": 20, "fashion_mnist": 28, "kmnist": 28, "digits": 32}
 MIDDLE = 16  # the pixel that the centre of mass of MNIST's digits is nearest to; 14 of 28
 LONGEST = 512  # pixels of a side that are looked at
 FORMATS = {  # no others: a picture may come from anybody, and some decoders run programs
