@@ -26,8 +26,8 @@ PARTS = 10  # of an epoch: how often `train` reports, and the points of its curv
 class Members(NamedTuple):
     """What distinguishes N networks: numbers [N], or one number for all of them.
 
-    An `order_seed` that all share makes them see the same batches. Numbers that are None leave
-    their part out of the program.
+    An `order_seed` that all share makes them see the same batches, which are then gathered once.
+    Numbers that are None leave their part out of the program.
     """
 
     seed: ArrayLike  # of the initialisation
@@ -142,16 +142,12 @@ def create(members: Members, optimizer: str, schedule: Schedule | None = None) -
 def epoch_orders(
     members: Members, number: ArrayLike, num_examples: int, *, batch_size: int
 ) -> jax.Array:
-    """Each member's order in epoch `number`: int32 [N, S, B]."""
+    """Each member's order in epoch `number`, int32 [N, S, B]; [S, B] if they share it."""
 
     def one(seed: jax.Array) -> jax.Array:
         return epoch.epoch_order(_epoch_key(seed, number), num_examples, batch_size=batch_size)
 
-    if jnp.ndim(members.order_seed):
-        return jax.vmap(one)(members.order_seed)
-    # Repeated: with one batch for all, the convolutions' vectorised form is half as fast.
-    order = one(members.order_seed)
-    return jnp.broadcast_to(order[None], (size(members), *order.shape))
+    return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
 
 
 @partial(jit, donate_argnames="states")
@@ -189,7 +185,7 @@ def train_steps(
         how |= {"mean": mean, "std": std, "loss_fn": loss_fn}
         return epoch.run_steps(state, images, labels, order, start, stop, **how)
 
-    return _vmap(one, members, 0, 0)(members, states, orders)
+    return _vmap(one, members, 0, 0 if orders.ndim == 3 else None)(members, states, orders)
 
 
 @partial(jit, static_argnames="batch_size")
