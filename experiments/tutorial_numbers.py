@@ -10,7 +10,7 @@ be told apart by the same means, or the answers above would be worth nothing.
 
     python experiments/tutorial_numbers.py
 
-Writes results/tutorial_numbers.{json,md,png}; some minutes.
+Writes results/tutorial_numbers.{json,md,png}; 4 minutes of one core.
 """
 
 from collections.abc import Callable, Iterator
