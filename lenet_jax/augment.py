@@ -29,7 +29,7 @@ class Strengths(NamedTuple):
 
 
 # What --augment=1 means; chosen on held-out training images by experiments/lecun1998.py.
-STANDARD = Strengths(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
+STANDARD = Strengths(shift=1.4, rotation=7.0, scale=0.07, shear=0.07, elastic=0.5)
 
 
 def strengths(amount: ArrayLike) -> Strengths:
