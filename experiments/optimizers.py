@@ -3,7 +3,7 @@
 Each is tuned first: LeNet is trained on five sixths of MNIST's training images with every learning
 rate of a grid around its default, 2 seeds each, and measured on the other sixth (that is
 `lenet_jax.sweep`). Then 10 new seeds at the best rate on all 60,000 images, and the test images,
-once. 5 epochs, batch 64, one-cycle; no other setting is tuned.
+once. 3 epochs, batch 64, one-cycle; no other setting is tuned.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/optimizers.py
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lenet_jax import cli, data, metrics, population, sweep, workdir
 
-OPTIMIZERS, EPOCHS, SEEDS, SLICE = ("sgd", "nesterov", "adam", "rmsprop"), 5, 10, 10
+OPTIMIZERS, EPOCHS, SEEDS, SLICE = ("sgd", "nesterov", "adam", "rmsprop"), 3, 10, 10
 FOLDER = Path("runs/optimizers")
 
 
@@ -80,7 +80,9 @@ def draw(results: list[dict]) -> Figure:
 def main() -> None:
     cli.enable_compilation_cache()
     mnist = _mnist.load()
-    settings = sweep.SweepSettings(optimizers=",".join(OPTIMIZERS), seeds=2, slice_size=SLICE)
+    settings = sweep.SweepSettings(
+        optimizers=",".join(OPTIMIZERS), seeds=2, epochs=EPOCHS, slice_size=SLICE
+    )
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = sweep.summarise(sweep.run(sweep.resolve(settings, mnist), mnist, FOLDER))
     print(sweep.describe(rows))
