@@ -60,6 +60,8 @@ def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
     Array([[[[9.]]]], dtype=float32)
     """
     _check(x, kernel, bias)
+    dtype = jnp.result_type(x, kernel, bias)
+    x, kernel, bias = x.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
     y = lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

@@ -101,6 +101,13 @@ def test_lenets_layers_are_the_plain_twins_in_each_precision(layer, dtype):
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_mixed_types_are_promoted_as_everywhere_in_jax(op):
+    with jax.enable_x64(True):
+        x, kernel = jnp.ones((1, 4, 4, 1), "float64"), jnp.ones((3, 3, 1, 1), "float32")
+        assert op(x, kernel, jnp.zeros(1, "bfloat16")).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("layer", LENET)
 @pytest.mark.parametrize("content", ["random", "constant", "few levels"])
 def test_pytorch_agrees_ties_included(op, layer, content):

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,21 @@ def trained(request, digits):
     return members, together, reports
 
 
+@jax.jit
+def epoch_alone(state, images, labels, order, key, smoothing, strengths):
+    return run_steps(
+        state,
+        images,
+        labels,
+        order,
+        0,
+        len(order),
+        loss_fn=partial(losses.cross_entropy, label_smoothing=smoothing),
+        key=jax.random.fold_in(key, 1),
+        strengths=strengths,
+    )
+
+
 def alone(member, images, labels):
     """The same network by the functions for one, step by step as `train` documents them."""
     schedule = make_schedule("onecycle", EPOCHS * (len(labels) // B))
@@ -54,28 +71,11 @@ def alone(member, images, labels):
     )
     state, totals = create_train_state(jax.random.key(int(member.seed)), tx), []
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
+    strengths = None if member.augment is None else augment.strengths(float(member.augment))
     for epoch in range(EPOCHS):
         key = jax.random.fold_in(jax.random.key(int(member.order_seed)), epoch)
         order = epoch_order(key, len(labels), batch_size=B)
-        strengths = None if member.augment is None else augment.strengths(float(member.augment))
-
-        @jax.jit
-        def whole_epoch(state, order=order, key=key, strengths=strengths):
-            return run_steps(
-                state,
-                images,
-                labels,
-                order,
-                0,
-                len(order),
-                loss_fn=lambda logits, y: losses.cross_entropy(
-                    logits, y, label_smoothing=smoothing
-                ),
-                key=jax.random.fold_in(key, 1),
-                strengths=strengths,
-            )
-
-        state, sums = whole_epoch(state)
+        state, sums = epoch_alone(state, images, labels, order, key, smoothing, strengths)
         totals.append(float(sums["loss"]) / len(order))
     return state.params, totals
 
