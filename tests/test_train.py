@@ -166,6 +166,15 @@ def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
         assert outcome(fit(path), path) == straight
 
 
+def test_distorted_copies_are_other_images_and_the_same_ones_after_a_stop(straight, tmp_path):
+    settings = dataclasses.replace(RUN, augment=1.0)
+    through = outcome(fit(tmp_path / "straight", settings), tmp_path / "straight")
+    assert through.metrics != straight.metrics
+    stop(tmp_path / "stopped", settings)
+    again = outcome(fit(tmp_path / "stopped", settings), tmp_path / "stopped")
+    assert again == through
+
+
 def test_each_epoch_has_another_order_also_after_a_stop(tmp_path, monkeypatch):
     orders, draw = [], train.epoch_order
 
