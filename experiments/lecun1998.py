@@ -50,6 +50,14 @@ SEARCH = {
         "augment": (0.5, 1.0, 1.5),
         "seeds": 2,
     },
+    "augmented, longer": {
+        "epochs": 30,
+        "learning_rate": (4e-3,),
+        "weight_decay": (1e-2,),
+        "label_smoothing": (0.1,),
+        "augment": (1.0,),
+        "seeds": 2,
+    },
 }
 # What the search chose: the candidate with the smallest mean held-out error.
 RECIPES = {

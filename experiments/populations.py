@@ -1,0 +1,70 @@
+"""Do many networks in one program train as fast, each, as one alone?
+
+`population.train_steps` for 1, 4, 8 and 16 networks with an order of their own, adam, batch 64, in
+turn; once with distorted copies.
+
+    python experiments/populations.py
+
+Prints a table and writes it to results/populations.{json,md}; 2 minutes on 2 cores.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _results import write_json, write_markdown
+from throughput import ratio
+
+from lenet_jax import population
+from lenet_jax.population import Members
+
+NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 4, 8, 16), 64, 6400, 9
+UPDATES = 480  # of all networks together, between two looks at the clock
+
+
+def speeds_of(amount: float | None) -> dict[str, list[float]]:
+    """Network-images a second of each number of networks, round by round."""
+    images = jax.random.randint(jax.random.key(0), (EXAMPLES, 32, 32, 1), 0, 256).astype(jnp.uint8)
+    labels = jnp.arange(EXAMPLES) % 10
+    programs = {}
+    for number in NUMBERS:
+        seeds = np.arange(number)
+        members = Members(seeds, seeds, 1e-3, augment=amount)
+        orders = population.epoch_orders(members, 0, EXAMPLES, batch_size=BATCH_SIZE)
+        programs[number] = [members, orders, population.create(members, "adam")]
+    speeds: dict[str, list[float]] = {str(number): [] for number in NUMBERS}
+    for round_number in range(ROUNDS + 1):
+        for number, (members, orders, states) in programs.items():
+            started = time.perf_counter()
+            states, _ = population.train_steps(
+                states, members, images, labels, orders, 0, 0, UPDATES // number
+            )
+            programs[number][2] = jax.block_until_ready(states)
+            if round_number:  # the first one compiles
+                elapsed = time.perf_counter() - started
+                speeds[str(number)].append(UPDATES * BATCH_SIZE / elapsed)
+    return speeds
+
+
+def main() -> None:
+    found = {"plain": speeds_of(None), "distorted copies": speeds_of(1.0)}
+    lines = [
+        "| networks | network-images/s | to one alone | quartiles |",
+        "|---|--:|--:|---|",
+    ]
+    for kind, speeds in found.items():
+        for number in speeds:
+            against = ratio(speeds, number, ["1"])
+            low, high = against["quartiles"]
+            lines.append(
+                f"| {number}, {kind} | {np.median(speeds[number]):,.0f} | "
+                f"**{against['median']:.2f}** | {low:.2f} to {high:.2f} |"
+            )
+    write_json("populations", {"speeds": found})
+    write_markdown("populations", "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
