@@ -7,7 +7,7 @@ once. 3 epochs, batch 64, one-cycle; no other setting is tuned.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/optimizers.py
 
-Writes results/optimizers.{json,md,png}; about 15 minutes on 2 cores. What is finished is kept in
+Writes results/optimizers.{json,md,png}; about 12 minutes on 2 cores. What is finished is kept in
 runs/optimizers: started again, it goes on from there.
 """
 

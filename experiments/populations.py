@@ -5,7 +5,7 @@ turn; once with distorted copies.
 
     python experiments/populations.py
 
-Prints a table and writes it to results/populations.{json,md}; 2 minutes on 2 cores.
+Prints a table and writes it to results/populations.{json,md}; 4 minutes on 2 cores.
 """
 
 import time
