@@ -291,6 +291,7 @@ def main() -> None:
     mnist = _mnist.load()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     cli.enable_compilation_cache()
+    cli.make_cores_devices()
     (search if arguments.search else table)(mnist, arguments.folder)
 
 

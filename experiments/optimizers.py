@@ -79,6 +79,7 @@ def draw(results: list[dict]) -> Figure:
 
 def main() -> None:
     cli.enable_compilation_cache()
+    cli.make_cores_devices()
     mnist = _mnist.load()
     settings = sweep.SweepSettings(
         optimizers=",".join(OPTIMIZERS), seeds=2, epochs=EPOCHS, slice_size=SLICE

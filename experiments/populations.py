@@ -1,7 +1,8 @@
 """Do many networks in one program train as fast, each, as one alone?
 
-`population.train_steps` for 1, 4, 8 and 16 networks with an order of their own, adam, batch 64, in
-turn; once with distorted copies.
+`population.train_steps` for 1, 2, 4, 8 and 16 networks with an order of their own, adam, batch 64,
+in turn; once with distorted copies. One alone is computed by all cores together; of several, each
+core has its own.
 
     python experiments/populations.py
 
@@ -14,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
+from jax.sharding import NamedSharding, PartitionSpec
 from throughput import ratio
 
-from lenet_jax import population
+from lenet_jax import cli, population
 from lenet_jax.population import Members
 
-NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 4, 8, 16), 64, 6400, 9
+NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 2, 4, 8, 16), 64, 6400, 9
 UPDATES = 480  # of all networks together, between two looks at the clock
 
 
@@ -32,15 +34,19 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
         seeds = np.arange(number)
         members = Members(seeds, seeds, 1e-3, augment=amount)
         orders = population.epoch_orders(members, 0, EXAMPLES, batch_size=BATCH_SIZE)
-        programs[number] = [members, orders, population.create(members, "adam")]
+        mesh = population.make_mesh(number)
+        states = population.create(members, "adam")
+        states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(population.AXIS)))
+        shared = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec()))
+        programs[number] = [members, orders, shared, mesh, states]
     speeds: dict[str, list[float]] = {str(number): [] for number in NUMBERS}
     for round_number in range(ROUNDS + 1):
-        for number, (members, orders, states) in programs.items():
+        for number, (members, orders, shared, mesh, states) in programs.items():
             started = time.perf_counter()
             states, _ = population.train_steps(
-                states, members, images, labels, orders, 0, 0, UPDATES // number
+                states, members, *shared, orders, 0, 0, UPDATES // number, mesh=mesh
             )
-            programs[number][2] = jax.block_until_ready(states)
+            programs[number][-1] = jax.block_until_ready(states)
             if round_number:  # the first one compiles
                 elapsed = time.perf_counter() - started
                 speeds[str(number)].append(UPDATES * BATCH_SIZE / elapsed)
@@ -48,6 +54,7 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    cli.make_cores_devices()
     found = {"plain": speeds_of(None), "distorted copies": speeds_of(1.0)}
     lines = [
         "| networks | network-images/s | to one alone | quartiles |",

@@ -160,6 +160,7 @@ def search() -> None:
     from lenet_jax import cli, data, metrics, population
 
     cli.enable_compilation_cache()
+    cli.make_cores_devices()
     mnist = data.load("mnist", DATA)
     images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
     scaling = {"mean": mnist.mean, "std": mnist.std}

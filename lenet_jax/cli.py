@@ -146,6 +146,16 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def make_cores_devices() -> None:
+    """Makes each core a device, for populations to share; only before JAX is used at all.
+
+    NPROC, which says how many cores JAX may use, and JAX_NUM_CPU_DEVICES go first.
+    """
+    if jax.config.jax_num_cpu_devices == -1:
+        cores = int(os.environ.get("NPROC", 0)) or len(os.sched_getaffinity(0))
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
 def _help(settings_class: type, doc: str) -> str:
     lines = [doc.strip(), "", "Flags:"]
     for field in dataclasses.fields(settings_class):

@@ -271,4 +271,4 @@ def _apart(f: Callable, *args: jax.Array) -> jax.Array:
     """
     out = jax.eval_shape(f, *args)
     always = lax.optimization_barrier(jnp.array(True))
-    return lax.cond(always, f, lambda *_: jnp.zeros(out.shape, out.dtype), *args)
+    return lax.cond(always, f, lambda *_: jnp.zeros_like(out), *args)

@@ -1,7 +1,9 @@
 """Many networks trained as one program: `jax.vmap` over seeds and numbers, in slices that fit.
 
 N networks, M images, B the batch, S the steps of an epoch. Each member ends as the same network
-trained alone would, to float32 rounding.
+trained alone would, to float32 rounding. Devices share the members and never wait for each other;
+cores can be devices, too (`jax.config.update("jax_num_cpu_devices", 2)` before JAX is used): two
+cores on two networks do half as much again as both on one, where they meet after every operation.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from lenet_jax import augment, epoch, losses
@@ -20,6 +23,7 @@ from lenet_jax.model import LeNet
 from lenet_jax.optimizers import Schedule, make_optimizer, make_schedule
 from lenet_jax.step import Metrics, TrainState, create_train_state
 
+AXIS = "members"  # of a mesh of devices
 PARTS = 10  # of an epoch: how often `train` reports, and the points of its curves
 
 
@@ -62,7 +66,7 @@ def train(
     slice_size: int = 8,
     report: Callable[[int], None] = lambda updates: None,
 ) -> Population:
-    """Trains N networks with cross-entropy, `slice_size` of them at a time.
+    """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
 
     Args:
       members: what distinguishes them; different optimizers are different calls.
@@ -79,17 +83,23 @@ def train(
     scaling = {"mean": mean, "std": std}
     done = []
     for part in slices(members, slice_size):
-        states, curve = create(part, optimizer, course), []
+        count, curve = size(part), []
+        mesh = make_mesh(count)
+        part = _fill(part, mesh)
+        states = create(part, optimizer, course)
+        states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(AXIS)))
+        shared = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec()))
         for number in range(epochs):
             orders = epoch_orders(part, number, len(labels), batch_size=batch_size)
             for start, stop in _parts(steps):
                 states, sums = train_steps(
-                    states, part, images, labels, orders, number, start, stop, **scaling
+                    states, part, *shared, orders, number, start, stop, mesh=mesh, **scaling
                 )
                 curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
-                report((stop - start) * size(part))
+                report((stop - start) * count)
         curves = jax.tree.map(lambda *points: np.stack(points, axis=1), *curve)
-        done.append((jax.tree.map(np.asarray, states.params), curves))
+        arrays = jax.tree.map(np.asarray, (states.params, curves))
+        done.append(jax.tree.map(lambda leaf, n=count: leaf[:n], arrays))
     params, curves = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
     leaves = (*jax.tree.leaves(params), *curves.values())
     finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
@@ -125,6 +135,20 @@ def slices(members: Members, slice_size: int) -> Iterator[Members]:
         yield jax.tree.map(lambda leaf, rows=rows: leaf[rows] if np.ndim(leaf) else leaf, members)
 
 
+def make_mesh(count: int) -> Mesh:
+    """The devices that `count` members are spread over: as many as shorten the work."""
+    rounds = -(-count // len(jax.devices()))
+    devices = jax.devices()[: -(-count // rounds)]
+    return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def _fill(members: Members, mesh: Mesh) -> Members:
+    """The last member once more where a device would have less to do than the others."""
+    count = size(members)
+    rows = np.minimum(np.arange(-(-count // mesh.size) * mesh.size), count - 1)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows] if np.ndim(leaf) else leaf, members)
+
+
 @partial(jit, static_argnames=("optimizer", "schedule"))
 def create(members: Members, optimizer: str, schedule: Schedule | None = None) -> TrainState:
     """N fresh states as one, leaves [N, ...]; see `make_optimizer` for the rest."""
@@ -150,7 +174,7 @@ def epoch_orders(
     return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
 
 
-@partial(jit, donate_argnames="states")
+@partial(jit, static_argnames="mesh", donate_argnames="states")
 def train_steps(
     states: TrainState,
     members: Members,
@@ -163,19 +187,22 @@ def train_steps(
     *,
     mean: ArrayLike = epoch.MNIST_MEAN,
     std: ArrayLike = epoch.MNIST_STD,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
 
     Args:
       states: from `create`.
       orders: from `epoch_orders`.
+      mesh: of devices that share the members, see `make_mesh`; None for no choice of devices.
       The others: see `epoch.train_steps`.
 
     Returns:
       The states after them and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
     """
 
-    def one(member: Members, state: TrainState, order: jax.Array) -> tuple[TrainState, Metrics]:
+    def one(member: Members, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
+        images, labels, number, start, stop, mean, std = shared
         loss_fn, how = losses.cross_entropy, {}
         if member.label_smoothing is not None:
             loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
@@ -185,7 +212,16 @@ def train_steps(
         how |= {"mean": mean, "std": std, "loss_fn": loss_fn}
         return epoch.run_steps(state, images, labels, order, start, stop, **how)
 
-    return _vmap(one, members, 0, 0 if orders.ndim == 3 else None)(members, states, orders)
+    own = orders.ndim == 3
+    run = _vmap(one, members, 0, 0 if own else None, None)
+    if mesh is not None:
+        spread, everywhere = PartitionSpec(AXIS), PartitionSpec()
+        specs = jax.tree.map(lambda leaf: spread if jnp.ndim(leaf) else everywhere, members)
+        specs = (specs, spread, spread if own else everywhere, everywhere)
+        # Unchecked, because the check wants the zeros that a loop starts from marked as spread.
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
+    shared = (images, labels, number, start, stop, mean, std)
+    return run(members, states, orders, shared)
 
 
 @partial(jit, static_argnames="batch_size")

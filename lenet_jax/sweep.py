@@ -251,6 +251,7 @@ def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(SweepSettings, argv, __doc__)
     cli.enable_compilation_cache()
+    cli.make_cores_devices()
     with contextlib.ExitStack() as stack:
         try:
             dataset = data.load(settings.dataset, settings.data_dir, report=print)

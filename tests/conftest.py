@@ -12,6 +12,7 @@ from lenet_jax import data, train
 from lenet_jax.settings import Settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)  # for populations: what they do on several devices
 # What several tests have in common, and the processes that they start, is compiled once.
 _programs = tempfile.TemporaryDirectory(prefix="lenet_jax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)

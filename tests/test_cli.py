@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypa
     )
     assert result.stdout.strip() == str(tmp_path / "lenet_jax")
     assert any((tmp_path / "lenet_jax").iterdir())
+
+
+@pytest.mark.parametrize(("variable", "count"), [("NPROC", 3), ("JAX_NUM_CPU_DEVICES", 4)])
+def test_cores_become_devices_unless_the_environment_says_otherwise(variable, count):
+    program = "import jax; from lenet_jax import cli; cli.make_cores_devices(); "
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(len(jax.devices('cpu')))"],
+        env={**os.environ, "NPROC": "3", variable: str(count)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == count
 
 
 def test_importing_configures_nothing():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, PartitionSpec
 
 from lenet_jax import ops
 
@@ -147,9 +148,9 @@ def two_layers(seed):
 
 @pytest.fixture(scope="module")
 def expected_of_members():
-    """Gradients of three networks on their own images, by the plain twin, one at a time."""
-    images = [draw(20 + n, 6, 32, 32, 1, 1, 5)[0] for n in range(3)]
-    params = [jax.tree.map(lambda a: 0.2 * a, two_layers(10 * n)) for n in range(3)]
+    """Gradients of two networks on their own images, by the plain twin, one at a time."""
+    images = [draw(20 + n, 6, 32, 32, 1, 1, 5)[0] for n in range(2)]
+    params = [jax.tree.map(lambda a: 0.2 * a, two_layers(10 * n)) for n in range(2)]
     grad = jax.jit(jax.grad(lambda p, x: layers_loss(ops.conv_relu_pool_plain, p, x)))
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     return (
@@ -169,6 +170,12 @@ FORMS = {
     "vmap in a scan": lambda params, images: jax.lax.scan(
         lambda carry, _: (carry, jax.vmap(ours_grad)(params, images)), 0, None, length=2
     )[1],
+    "shard_map": lambda params, images: jax.shard_map(
+        jax.vmap(ours_grad),
+        mesh=jax.make_mesh((2,), ("members",), (AxisType.Auto,)),
+        in_specs=PartitionSpec("members"),
+        out_specs=PartitionSpec("members"),
+    )(params, images),
 }
 
 

@@ -95,6 +95,24 @@ def test_each_member_is_the_network_trained_alone(trained, digits):
         np.testing.assert_allclose(curve, totals, rtol=1e-4)
 
 
+def test_devices_share_the_members(digits):
+    assert [population.make_mesh(count).size for count in (1, 2, 3, 8)] == [1, 2, 2, 2]
+    mesh = population.make_mesh(2)
+    members = Members(seed=np.arange(2))
+    states, _ = population.train_steps(
+        population.create(members, "sgd"),
+        members,
+        *digits,
+        population.epoch_orders(members, 0, 320, batch_size=B),
+        *(0, 0, 1),
+        mesh=mesh,
+    )
+    kernels = states.params["conv2"]["kernel"].addressable_shards
+    assert [(shard.device, shard.data.shape[0]) for shard in kernels] == [
+        (device, 1) for device in mesh.devices
+    ]
+
+
 def test_members_differ_and_every_update_is_reported(trained):
     _, together, reports = trained
     kernels = together.params["conv2"]["kernel"]
