@@ -104,10 +104,11 @@ def main() -> None:
         held_out = next(row["mean"] for row in tried if row["best"])
         tested = 100 * np.array(result["test_accuracies"])
         last = np.array(result["losses"])[:, -1]
-        rates = ", ".join(f"{row['learning_rate']:g}" for row in tried)
+        rates = [row["learning_rate"] for row in tried]
+        edge = " (the edge of the grid)" if result["learning_rate"] in (rates[0], rates[-1]) else ""
         lines.append(
-            f"| {name} | {rates} | "
-            f"{result['learning_rate']:g} | {held_out:.2%} | "
+            f"| {name} | {', '.join(f'{rate:g}' for rate in rates)} | "
+            f"{result['learning_rate']:g}{edge} | {held_out:.2%} | "
             f"**{tested.mean():.2f}** ± {tested.std(ddof=1):.2f} % | "
             f"{last.mean():.4f} ± {last.std(ddof=1):.4f} |"
         )
