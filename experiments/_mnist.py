@@ -1,4 +1,4 @@
-"""MNIST for experiments, from the folder that LENET_JAX_TEST_DATA names."""
+"""MNIST for experiments: from the folder that LENET_JAX_TEST_DATA names, else as `train` has it."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,11 @@ from lenet_jax import data
 
 
 def load() -> data.Dataset:
-    """Ends the script with a line if there is no such folder."""
-    folder = os.environ.get("LENET_JAX_TEST_DATA", "")
-    if not folder or not Path(folder).is_dir():
+    """Ends the script with a line if MNIST cannot be had."""
+    folder = os.environ.get("LENET_JAX_TEST_DATA") or None
+    if folder and not Path(folder).is_dir():
         raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
-    return data.load("mnist", folder)
+    try:
+        return data.load("mnist", folder)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
