@@ -334,6 +334,9 @@ def main(argv: Sequence[str]) -> None:
             cli.fail(error)
         except OSError as error:
             cli.fail(error, 1)
+        except KeyboardInterrupt:  # a download takes its time
+            print("stopped before training began")
+            raise SystemExit(130) from None
         if dataset.note:
             print(dataset.note)
         print(describe_run(settings, dataset), flush=True)

@@ -414,6 +414,14 @@ def test_how_a_run_ends_is_one_line_and_a_code(case, tmp_path, capsys, monkeypat
     assert err or captured.out.splitlines()[-1] == "stopped by SIGINT: saved"
 
 
+def test_ctrl_c_before_training_is_one_line_and_130(capsys, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(command())
+    assert exit_info.value.code == 130
+    assert capsys.readouterr() == ("stopped before training began\n", "")
+
+
 # --- what cannot be ---
 
 
