@@ -3,14 +3,15 @@ import io
 import drawn_digits
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from lenet_jax import data
 from lenet_jax.data import picture
 
 
-def save(path, pixels: np.ndarray, **options):
-    Image.fromarray(pixels).save(path, **options)
+def save(path, pixels: np.ndarray | Image.Image, **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
     return path
 
 
@@ -29,6 +30,9 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
 
 THREE = drawn_digits.printed(3, "DejaVuSans")
 INK = 255 - THREE  # the coverage of each pixel
+WIDER = np.asarray(Image.fromarray(INK).filter(ImageFilter.MaxFilter(7)))
+BAR = np.full((160, 160), 255, np.uint8)  # a one that fills its box as a card does
+BAR[30:130, 73:87], BAR[30:130, 74:86] = 128, 0
 
 FORMS = {  # of the same digit, each as (pixels, suffix, how it is saved)
     "light on dark": (INK, ".png", {}),
@@ -46,6 +50,33 @@ FORMS = {  # of the same digit, each as (pixels, suffix, how it is saved)
         np.dstack([THREE, np.pad(np.full((140, 140), 255, np.uint8), 10)]),
         ".png",
         {},
+    ),
+    "ink with a hard edge": (
+        np.dstack([THREE, THREE, THREE, np.where(INK, 255, 0).astype(np.uint8)]),
+        ".png",
+        {},
+    ),
+    "white ink with a hard edge": (
+        np.dstack([INK, INK, INK, np.where(INK, 255, 0).astype(np.uint8)]),
+        ".png",
+        {},
+    ),
+    "ink with a white outline": (np.dstack([THREE, THREE, THREE, WIDER]), ".png", {}),
+    "grey with a clear white": (THREE, ".png", {"transparency": 255}),
+    "colour with a clear white": (
+        np.dstack([THREE] * 3),
+        ".png",
+        {"transparency": (255, 255, 255)},
+    ),
+    "palette with a clear white": (
+        Image.fromarray(THREE).convert("P"),
+        ".png",
+        {"transparency": 255},
+    ),
+    "gif with a clear white": (
+        Image.fromarray(THREE).convert("P"),
+        ".gif",
+        {"transparency": 255},
     ),
     "16 bits": (THREE.astype(np.uint16) * 200, ".png", {}),
     "jpeg": (THREE, ".jpg", {"quality": 60}),
@@ -76,6 +107,11 @@ def test_the_same_digit_in_any_form_is_the_same_input(form, tmp_path):
     path = save(tmp_path / f"form{suffix}", pixels, **options)
     expected = picture.center(THREE.astype(np.float32))
     assert likeness(seen(path), expected) > 0.985
+
+
+def test_a_bar_of_ink_on_nothing_is_no_card(tmp_path):
+    path = save(tmp_path / "bar.png", BAR, transparency=255)
+    assert likeness(seen(path), picture.center(BAR.astype(np.float32))) > 0.985
 
 
 @pytest.mark.parametrize("factor", [0.3, 1, 7])
@@ -158,27 +194,47 @@ def bomb(side: int) -> bytes:
     return stream.getvalue()
 
 
-def png(pixels: np.ndarray) -> bytes:
+def encoded(pixels: np.ndarray, form: str = "png") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "png")
+    Image.fromarray(pixels).save(stream, form)
     return stream.getvalue()
+
+
+def shadow_and_spot() -> np.ndarray:
+    """The largest thing is a shadow no deeper than the border's grain, beside a deeper spot."""
+    grey = np.full((100, 100), 100, np.uint8)
+    grain = np.random.default_rng(0).integers(-30, 31, (100, 100))
+    inside = np.pad(np.ones((98, 98), bool), 1)
+    grey = np.where(inside, grey, grey + grain)
+    grey[30:80, 10:60] += 40
+    grey[20:26, 80:86] += 110
+    return grey.astype(np.uint8)
 
 
 BAD = {
     "no picture": (b"no picture", "is no picture that can be read"),
     "an empty file": (b"", "is no picture that can be read"),
-    "half a picture": (png(THREE)[:600], "cannot be read"),
+    "half a picture": (encoded(THREE)[:600], "cannot be read"),
     "a bomb": (bomb(30000), "has more than 89 million pixels"),
     "a small bomb": (bomb(10000), "has more than 89 million pixels"),
-    "one colour": (png(np.full((50, 50), 77, np.uint8)), "is empty"),
-    "one pixel": (png(np.zeros((1, 1), np.uint8)), "is empty"),
-    "nothing at all": (png(np.zeros((9, 9, 4), np.uint8)), "is empty"),
+    "one colour": (encoded(np.full((50, 50), 77, np.uint8)), "is empty"),
+    "one pixel": (encoded(np.zeros((1, 1), np.uint8)), "is empty"),
+    "nothing at all": (encoded(np.zeros((9, 9, 4), np.uint8)), "is empty"),
+    "not a number": (
+        encoded(np.where(INK > 99, np.nan, 1).astype(np.float32), "tiff"),
+        "cannot be read .its pixels are not all finite",
+    ),
+    "an infinite one": (
+        encoded(np.where(INK > 99, np.inf, 1).astype(np.float32), "tiff"),
+        "cannot be read .its pixels are not all finite",
+    ),
+    "a shadow under the grain": (encoded(shadow_and_spot()), "is empty"),
     "only grain": (
-        png(np.random.default_rng(0).normal(128, 20, (200, 200)).astype(np.uint8)),
+        encoded(np.random.default_rng(0).normal(128, 20, (200, 200)).astype(np.uint8)),
         "is empty",
     ),
     "only sloping light": (
-        png(np.tile(np.linspace(10, 240, 200).astype(np.uint8), (200, 1))),
+        encoded(np.tile(np.linspace(10, 240, 200).astype(np.uint8), (200, 1))),
         "is empty",
     ),
 }

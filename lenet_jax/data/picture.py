@@ -97,22 +97,35 @@ def _grey(image):
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # 16 bits and more: their white is the brightest pixel
-        pixels = np.asarray(image, np.float32)
+        pixels = np.asarray(image, np.float64)  # in float32 the range may overflow
+        if not np.isfinite(pixels).all():
+            raise ValueError("its pixels are not all finite")
         low, high = pixels.min(), pixels.max()
-        return Image.fromarray((pixels - low) * (255 / max(high - low, 1e-9)))
+        return Image.fromarray(np.float32((pixels - low) * (255 / max(high - low, 1e-9))))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("L")
     grey, alpha = image.convert("LA").split()
-    visible = np.asarray(grey)[np.asarray(alpha) > 127]
-    if not visible.size:
+    visible = np.asarray(alpha) > 127
+    if not visible.any():
         return Image.new("L", image.size)
-    # Ink of one colour on nothing wants a background that it stands out of; a card with a digit on
-    # it goes on as it is.
-    low, middle, high = np.percentile(visible, [1, 50, 99])
-    behind = middle if high - low > 64 else (255 if middle < 128 else 0)
-    card = Image.new("L", image.size, int(behind))
+    card = Image.new("L", image.size, int(_behind(np.asarray(grey), visible)))
     card.paste(grey, mask=alpha)
     return card
+
+
+def _behind(grey: np.ndarray, visible: np.ndarray) -> float:
+    """What to put behind the `visible` pixels of a picture [H, W]."""
+    from scipy import ndimage
+
+    low, middle, high = np.percentile(grey[visible], [1, 50, 99])
+    rim = np.median(grey[visible & ~ndimage.binary_erosion(visible)])
+    if abs(rim - middle) > 32:  # a soft edge or an outline leads to what it was drawn on
+        return 255 if rim > middle else 0
+    # A card with a digit on it goes on as it is, and fills its box. Ink, soft and grey as it may
+    # be at some edges, does not, and wants a background that it stands out of.
+    rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
+    filled = visible.sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
+    return middle if high - low > 64 and filled > 0.75 else 255 * (middle < 128)
 
 
 def _border(grey: np.ndarray) -> np.ndarray:
@@ -154,7 +167,9 @@ def _found(ink: np.ndarray, noise: float) -> np.ndarray:
     rows, columns = (np.flatnonzero(kept[parts].any(axis=axis)) for axis in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     specks = (parts[box] > 0) & ~kept[parts[box]]
-    return np.where(specks | (ink[box] < 3 * noise), 0, np.maximum(ink[box], 0))
+    found = np.where(specks | (ink[box] < 3 * noise), 0, np.maximum(ink[box], 0))
+    _require_contrast(found.max())  # the largest thing may be a shadow that grain hides
+    return found
 
 
 def _require_contrast(contrast: float, noise: float = 0.0) -> None:
