@@ -324,7 +324,10 @@ def main(argv: Sequence[str]) -> None:
         cli.enable_compilation_cache()
     with contextlib.ExitStack() as stack:
         try:
-            dataset = data.load(settings.dataset, settings.data_dir, report=print)
+            name = workdir.chosen_data(settings)
+            dataset = data.load(name, settings.data_dir, report=print)
+            if dataset.note:
+                print(dataset.note)
             settings = resolve(settings, dataset)
             path = workdir.create(settings.workdir, f"{dataset.name}-{settings.optimizer}")
             stack.enter_context(workdir.locked(path))
@@ -337,8 +340,6 @@ def main(argv: Sequence[str]) -> None:
         except KeyboardInterrupt:  # a download takes its time
             print("stopped before training began")
             raise SystemExit(130) from None
-        if dataset.note:
-            print(dataset.note)
         print(describe_run(settings, dataset), flush=True)
         try:
             fit(settings, dataset, path, lambda line: tqdm.write(line), progress, signals)

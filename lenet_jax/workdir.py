@@ -35,7 +35,7 @@ def create(folder: str | None, name: str) -> Path:
       ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(folder).expanduser() if folder else Path("runs") / f"{name}-{now}"
+    path = _expand(folder) if folder else Path("runs") / f"{name}-{now}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -45,6 +45,30 @@ def create(folder: str | None, name: str) -> Path:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be written to ({reason})") from error
     return path
+
+
+def _expand(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()  # a shell leaves the ~ of --workdir=~/run as it is
+    except RuntimeError as error:
+        raise ValueError(f"--workdir={folder}: there is no such home folder") from error
+
+
+def chosen_data(settings: Any) -> str | None:
+    """The data set that is asked for: if none is named, that of the run that is to go on.
+
+    Chosen anew it might be another one, as a download fails one day and not the next.
+
+    Raises:
+      ValueError: the run's description is damaged.
+    """
+    if settings.dataset or not settings.workdir or not getattr(settings, "resume", True):
+        return settings.dataset
+    try:
+        config = read_config(_expand(settings.workdir))
+    except OSError:  # `create` says what is wrong with the folder
+        return None
+    return config["data"].get("name") if config else None
 
 
 @contextlib.contextmanager

@@ -315,6 +315,31 @@ def test_another_machine_is_told(tmp_path, monkeypatch):
     assert re.match(r"note: since the run began, cores from \d+ to 99: its last bits may", lines[0])
 
 
+def test_without_dataset_a_run_goes_on_with_its_own_and_else_it_is_chosen(tmp_path, monkeypatch):
+    asked, load = [], data.load
+
+    def offline(name, *args, **kwargs):
+        asked.append(name)
+        return dataclasses.replace(load("digits"), note="" if name else "using digits, because")
+
+    monkeypatch.setattr(data, "load", offline)
+    stop(tmp_path)
+    for flags in ([f"--workdir={tmp_path}"], [f"--workdir={tmp_path}", "--noresume"], []):
+        monkeypatch.chdir(tmp_path)
+        train.main(command("--batch_size=256", "--learning_rate=3e-3", "--epochs=2", *flags))
+    assert asked == ["digits", None, None]
+
+
+def test_why_it_is_digits_is_said_before_a_run_is_refused(tmp_path, capsys, monkeypatch):
+    stop(tmp_path)
+    (tmp_path / workdir.CONFIG).unlink()  # the checkpoint knows, but not yet which data to load
+    noted = dataclasses.replace(DIGITS, note="using digits, because")
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: noted)
+    with pytest.raises(SystemExit):
+        train.main(command(f"--workdir={tmp_path}", "--seed=1"))
+    assert capsys.readouterr().out.startswith("using digits, because")
+
+
 # --- faults ---
 
 

@@ -51,6 +51,19 @@ def describe(**changes: object) -> dict:
     return json.loads(json.dumps(workdir.describe(dataclasses.replace(RUN, **changes), DIGITS)))
 
 
+def test_a_home_that_is_not_there_is_one_sentence():
+    for call in (
+        lambda: workdir.create("~nosuchuser/x", "name"),
+        lambda: workdir.chosen_data(Settings(workdir="~nosuchuser/x")),
+    ):
+        with pytest.raises(ValueError, match=r"^--workdir=~nosuchuser/x: there is no such home"):
+            call()
+
+
+def test_a_place_that_cannot_be_read_chooses_no_data_and_is_left_to_create():
+    assert workdir.chosen_data(Settings(workdir="/dev/null/run")) is None
+
+
 # --- one process at a time ---
 
 HOLDER = """
