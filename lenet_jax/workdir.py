@@ -115,6 +115,7 @@ def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
     for array in arrays:
         digest.update(array)
     return {
+        "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
         "settings": dataclasses.asdict(settings),
         "data": {
             "name": dataset.name,
@@ -167,20 +168,29 @@ def require_same_run(path: Path, settings: Any, now: dict[str, Any], then: dict[
     """Sees that the run in `path`, which began as `then`, can go on as `now`.
 
     Raises:
-      ValueError: other settings or other data, by name.
+      ValueError: another command, other settings or other data, by name.
     """
+    here, there = now["command"], then.get("command", "")
+    names = {field.name for field in dataclasses.fields(settings)}
+    if not there and (unknown := sorted(then["settings"].keys() - names)):
+        there = f"another command, which has --{unknown[0]}"  # it is older than "command"
+    if there not in ("", here):
+        raise ValueError(
+            f"--workdir={path}: what is there is of {there}, and this is {here}; use another "
+            "--workdir"
+        )
+    remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
     different = disagreements(settings, then["settings"])
     if different:
-        names = " and ".join(
+        pairs = " and ".join(
             f"--{name} is {_value(here)} here but the run in {path} used {_value(there)}"
             for name, (here, there) in different.items()
         )
-        raise ValueError(f"{names}; use another --workdir or --noresume")
+        raise ValueError(f"{pairs}; {remedy}")
     if now["data"]["sha256"] != then["data"].get("sha256"):
         raise ValueError(
             f"the images of {now['data']['name']} from {now['data']['source']} are not those that "
-            f"the run in {path} used, from {then['data'].get('source')}; use another --workdir or "
-            "--noresume"
+            f"the run in {path} used, from {then['data'].get('source')}; {remedy}"
         )
 
 

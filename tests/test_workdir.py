@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lenet_jax import data, workdir
 from lenet_jax.settings import Settings
+from lenet_jax.sweep import SweepSettings
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
@@ -212,6 +213,27 @@ def test_a_setting_that_is_younger_than_the_run_had_its_default(tmp_path):
     then = describe()
     del then["settings"]["loss"]
     workdir.require_same_run(tmp_path, RUN, describe(), then)
+
+
+@pytest.mark.parametrize("aged", [False, True], ids=["named", "before it was named"])
+@pytest.mark.parametrize("here", [RUN, SweepSettings()], ids=["train", "sweep"])
+def test_what_another_command_left_is_refused_by_name(here, aged, tmp_path):
+    other = SweepSettings() if here is RUN else RUN
+    now, then = workdir.describe(here, DIGITS), workdir.describe(other, DIGITS)
+    this, that = ("train", "sweep") if here is RUN else ("sweep", "train")
+    if aged:
+        del then["command"]
+        that = "another command, which has --"
+    with pytest.raises(ValueError, match=f"is of {that}.*, and this is {this}; use another"):
+        workdir.require_same_run(tmp_path, here, now, then)
+
+
+def test_the_remedy_names_only_flags_that_the_command_has(tmp_path):
+    now, then = SweepSettings(seeds=2), SweepSettings(seeds=3)
+    with pytest.raises(ValueError, match=r"^--seeds is 2 here .* used 3; use another --workdir$"):
+        workdir.require_same_run(
+            tmp_path, now, workdir.describe(now, DIGITS), workdir.describe(then, DIGITS)
+        )
 
 
 @pytest.mark.parametrize("split", ["train_images", "test_labels"])
