@@ -5,7 +5,7 @@
 
 The test images are those of the run's own data set unless --dataset names another; their pixels are
 normalised as the run's were in training. Prints a table, and writes the same numbers to
-evaluation.json in the run's folder, or evaluation-<data set>.json for another data set.
+evaluation.json in the run's folder, or evaluation-<data set>.json for any images but the run's own.
 """
 
 import dataclasses
@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax import cli, data, epoch, losses, metrics, trained
+from lenet_jax import cli, data, epoch, losses, metrics, trained, workdir
 from lenet_jax.model import LeNet
+from lenet_jax.settings import Settings
 from lenet_jax.step import LossFn
 from lenet_jax.trained import TrainedRun
 
@@ -56,6 +57,17 @@ def load_data(
     return data.load(name or own, folder, report=print)
 
 
+def note(run: TrainedRun, dataset: data.Dataset) -> str:
+    """A line if the images are others than the run's of the same name; else nothing."""
+    own = run.config["data"]
+    if dataset.name != own["name"]:
+        return ""
+    # The settings have no part in the data's digest.
+    if workdir.describe(Settings(), dataset)["data"]["sha256"] == own.get("sha256"):
+        return ""
+    return f"note: the images are not those that the run had from {own['source']}"
+
+
 def classify(run: TrainedRun, images: np.ndarray) -> jax.Array:
     """Logits [N, 10] of uint8 images [N, 32, 32, 1]."""
     return epoch.predict(LeNet(), run.params, jnp.asarray(images), **run.scaling)
@@ -82,9 +94,11 @@ def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> dict[str, 
     }
 
 
-def evaluate(run: TrainedRun, dataset: data.Dataset) -> dict[str, Any]:
-    """What `measure` finds on a test split, as JSON: NaN (of nothing, no share) becomes None."""
-    logits = classify(run, dataset.test_images)
+def evaluate(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> dict[str, Any]:
+    """What `measure` finds on a test split with its logits [N, 10], as JSON.
+
+    NaN (of nothing, no share) becomes None.
+    """
     name = run.config["settings"]["loss"]
     found = measure(logits, jnp.asarray(dataset.test_labels), losses.CLASSIFICATION[name])
     about = {
@@ -93,6 +107,7 @@ def evaluate(run: TrainedRun, dataset: data.Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "test_images": len(dataset.test_labels),
         "loss_name": name,
+        "note": note(run, dataset),
     }
     return about | {key: jax.tree.map(_plain, value) for key, value in found.items()}
 
@@ -103,6 +118,7 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"data       {result['dataset']}, {result['test_images']:,} test images "
         f"from {result['source']}",
+        *filter(None, [result["note"]]),
         "",
         "class   images   precision   recall",
     ]
@@ -141,18 +157,19 @@ def describe_end(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(EvaluateSettings, argv, __doc__)
+    cli.enable_compilation_cache()
     try:
         run = trained.load(settings.workdir)
         dataset = load_data(run, settings.dataset, settings.data_dir)
     except ValueError as error:
         cli.fail(error)
     print(f"run        {run.path}, step {run.step:,}")
-    result = evaluate(run, dataset)
-    own = dataset.name == run.config["data"]["name"]
+    result = evaluate(run, dataset, classify(run, dataset.test_images))
+    own = dataset.name == run.config["data"]["name"] and not result["note"]
     file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
     print(f"{describe(result)}\n")
     try:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        workdir.replace(file, json.dumps(result, indent=2) + "\n")
     except OSError as error:
         cli.fail(f"{file}: cannot be written to ({error.strerror or error})", 1)
     print(f"{describe_end(result)}; written to {file}")

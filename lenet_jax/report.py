@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax import cli, data, epoch, trained
+from lenet_jax import cli, data, epoch, trained, workdir
 from lenet_jax.evaluate import classify, describe_end, evaluate, load_data
 from lenet_jax.model import LeNet
 from lenet_jax.settings import Settings
@@ -71,6 +71,9 @@ class ReportSettings:
     """
 
     workdir: tuple[str, ...] = cli.setting((), "folder of a run; several are compared")
+    data_dir: str | None = cli.setting(
+        None, "folder of the first run's data set, as for lenet_jax.train (default: the run's)"
+    )
 
     def __post_init__(self) -> None:
         if not self.workdir:
@@ -109,13 +112,16 @@ def names(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def draw(
-    runs: Sequence[TrainedRun], dataset: data.Dataset, result: Mapping[str, Any]
+    runs: Sequence[TrainedRun],
+    dataset: data.Dataset,
+    logits: jax.Array,
+    result: Mapping[str, Any],
 ) -> list[Picture]:
-    """The pictures of the page, in its order."""
+    """The pictures of the page, in its order; `logits` and `result` are the first run's."""
     from lenet_jax import figures
 
     run, labels = runs[0], dataset.test_labels
-    shares = np.asarray(jax.nn.softmax(classify(run, dataset.test_images)))
+    shares = np.asarray(jax.nn.softmax(logits))
     bad = worst(shares, labels)
     bins = (np.array(result["reliability"][key]) for key in ("count", "confidence", "accuracy"))
     called = names(runs) if len(runs) > 1 else [""]
@@ -157,6 +163,7 @@ def page(runs: Sequence[TrainedRun], result: Mapping[str, Any], pictures: Sequen
         title=escape(title),
         path=escape(" · ".join(str(run.path) for run in runs)),
         source=escape(f"{result['test_images']:,} test images from {result['source']}"),
+        note=f"<p>{escape(result['note'])}</p>" if result["note"] else "",
         tiles="".join(
             f"<div><b>{escape(str(value))}</b><span>{escape(name)}</span></div>"
             for name, value in tiles.items()
@@ -181,22 +188,27 @@ def write(folder: Path, html: str, pictures: Sequence[Picture]) -> Path:
     for picture in pictures:
         (folder / f"{picture.name}.png").write_bytes(picture.png)
     file = folder / "index.html"
-    file.write_text(html, encoding="utf-8")
+    # In ASCII, since a folder's name may be of bytes that are no UTF-8.
+    workdir.replace(file, html.encode("ascii", "xmlcharrefreplace").decode())
     return file
 
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ReportSettings, argv, __doc__)
+    cli.enable_compilation_cache()
     try:
         runs = [trained.load(path) for path in settings.workdir]
-        dataset = load_data(runs[0])
+        dataset = load_data(runs[0], data_dir=settings.data_dir)
     except ValueError as error:
         cli.fail(error)
-    result = evaluate(runs[0], dataset)
+    logits = classify(runs[0], dataset.test_images)
+    result = evaluate(runs[0], dataset, logits)
+    if result["note"]:
+        print(result["note"])
     try:
-        pictures = draw(runs, dataset, result)
+        pictures = draw(runs, dataset, logits, result)
     except ImportError as error:
-        cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})", 1)
+        cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})")
     try:
         file = write(runs[0].path / "report", page(runs, result, pictures), pictures)
     except OSError as error:
@@ -291,11 +303,11 @@ th {{ font-weight: 600; white-space: nowrap; }}
 #compared {{ overflow-x: auto; }}
 #compared td {{ white-space: nowrap; }}
 .settings {{ display: grid; gap: 24px;
-  grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }}
+  grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }}
 </style>
 </head>
 <body>
-<header><h1>{title}</h1><p>{path}</p><p>{source}</p></header>
+<header><h1>{title}</h1><p>{path}</p><p>{source}</p>{note}</header>
 <div class="tiles">{tiles}</div>
 <main>
 {compared}

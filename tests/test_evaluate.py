@@ -1,5 +1,6 @@
 """The command from outside, judged by a plain forward pass, NumPy and the run's own metrics."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -84,6 +85,22 @@ def test_another_data_set_has_its_own_file_and_no_share_of_nothing(tiny_run, tmp
     assert result["recall"][3] is not None
     assert "NaN" not in (path / "evaluation-kmnist.json").read_text()
     assert " nan" not in capsys.readouterr().out
+
+
+def test_other_images_of_the_same_name_are_told_and_leave_the_runs_numbers(
+    measured, tmp_path, capsys, monkeypatch
+):
+    path = shutil.copytree(measured, tmp_path / "run")
+    before = (path / "evaluation.json").read_bytes()
+    assert json.loads(before)["note"] == ""
+    digits = data.load("digits")
+    other = dataclasses.replace(digits, test_images=digits.test_images[::-1].copy())
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: other)
+    evaluate.main(["evaluate", f"--workdir={path}"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert told == [f"note: the images are not those that the run had from {digits.source}"]
+    assert (path / "evaluation.json").read_bytes() == before
+    assert json.loads((path / "evaluation-digits.json").read_text())["note"] == told[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command from outside: the page that it leaves behind."""
 
 import base64
+import dataclasses
 import html.parser
 import json
 import re
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_evaluate import write_idx
 
-from lenet_jax import LeNet, data, report, trained
+from lenet_jax import LeNet, data, report, trained, workdir
 
 NAMES = ["curves", "confusion", "calibration", "filters", "layers", "mistakes"]
 EVIL = '<script>alert("1")</script> & "run"'
@@ -144,6 +146,27 @@ def test_what_cannot_be_reported_is_one_line_and_code_2(flags, words, capsys):
     assert said.startswith(f"error: {words}")
 
 
+def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path, capsys):
+    """Its own folder of data is not on this machine; the data named instead are others."""
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    config = workdir.read_config(path)
+    run = trained.load(path)
+    config["data"]["name"], config["settings"]["data_dir"] = "kmnist", str(tmp_path / "gone")
+    loaded = dataclasses.replace(run, config=config)
+    write_idx(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, "load", lambda path: loaded)
+        with pytest.raises(SystemExit):
+            report.main(["report", f"--workdir={path}"])
+        assert f"--data_dir={tmp_path / 'gone'}" in capsys.readouterr().err
+        report.main(["report", f"--workdir={path}", f"--data_dir={tmp_path}"])
+    note = "note: the images are not those that the run had from "
+    assert note in capsys.readouterr().out
+    text = Page((path / "report" / "index.html").read_text()).text
+    assert note in text
+    assert f"3 test images from IDX files in {tmp_path}" in text
+
+
 def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys, monkeypatch):
     path = shutil.copytree(tiny_run, tmp_path / "run")
     (path / "metrics.jsonl").unlink()
@@ -152,7 +175,7 @@ def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as exit_info:
         report.main(["report", f"--workdir={path}"])
-    assert exit_info.value.code == 1
+    assert exit_info.value.code == 2  # as for a package that export lacks
     assert "pip install matplotlib" in capsys.readouterr().err
     assert not (path / "report").exists()
     monkeypatch.undo()
