@@ -6,12 +6,14 @@ A picture is of any size, grey or in colour, light on dark or dark on light, and
 an even background. The digit is found, scaled and centred as those of the run's data set were;
 --nocenter takes the whole picture as it is instead. Of a folder, all pictures in it are read.
 
-Prints a line a picture: the file, what it shows, and how probable that and the runner-up are. What
-cannot be answered gets a line on stderr; the others are answered, and the exit code is 1.
+Prints a line a picture, in the order they are given in: the file, what it shows, and how probable
+that and the runner-up are. What cannot be answered gets a line on stderr; the others are answered,
+and the exit code is 1.
 """
 
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,6 +84,8 @@ def prepare(path: Path, run: TrainedRun, center: bool = True) -> np.ndarray:
 
 def probabilities(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:
     """float32 [N, 10] of N images uint8 [32, 32, 1]."""
+    if not images:
+        return np.zeros((0, 10), np.float32)
     # A power of two of them, so that few programs are compiled; the rest is thrown away.
     room = np.zeros((1 << (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
     room[: len(images)] = images
@@ -102,6 +106,21 @@ def answer(path: Path, shares: np.ndarray) -> dict[str, Any]:
     }
 
 
+def answers(run: TrainedRun, names: Sequence[str], center: bool = True) -> list[dict[str, Any]]:
+    """One for each of `files`, in their order: an `answer`, or {"file", "error"}."""
+    found, images = [], []
+    for path, problem in files(names):
+        try:
+            if problem:
+                raise ValueError(problem)
+            images.append(prepare(path, run, center))
+            found.append(path)
+        except ValueError as error:
+            found.append({"file": str(path), "error": str(error)})
+    shares = iter(probabilities(run, images))
+    return [each if isinstance(each, dict) else answer(each, next(shares)) for each in found]
+
+
 def describe(found: dict[str, Any]) -> str:
     """The line for a person."""
     return (
@@ -112,27 +131,20 @@ def describe(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(PredictSettings, argv, __doc__)
+    cli.enable_compilation_cache()
     try:  # the lines of a program must not be disturbed
         run = trained.load(settings.workdir, lambda line: print(line, file=sys.stderr))
+        found = answers(run, settings.pictures, settings.center)
     except ValueError as error:
         cli.fail(error)
-    seen, failed = {}, False
-    for path, problem in files(settings.pictures):
-        try:
-            if problem:
-                raise ValueError(problem)
-            seen[path] = prepare(path, run, settings.center)
-        except ValueError as error:
-            failed = True
-            print(f"error: {_printable(path)}: {error}", file=sys.stderr)
-            if settings.json:
-                print(json.dumps({"file": str(path), "error": str(error)}))
-    if seen:
-        shares = probabilities(run, list(seen.values()))
-        for path, row in zip(seen, shares, strict=True):
-            found = answer(path, row)
-            print(json.dumps(found) if settings.json else describe(found))
-    if failed:
+    except KeyboardInterrupt:
+        cli.fail("stopped by Ctrl-C; nothing is answered", 128 + signal.SIGINT)
+    for each in found:
+        if "error" in each:
+            print(f"error: {_printable(each['file'])}: {each['error']}", file=sys.stderr)
+        if settings.json or "error" not in each:  # flushed, so that both streams keep their order
+            print(json.dumps(each) if settings.json else describe(each), flush=True)
+    if any("error" in each for each in found):
         raise SystemExit(1)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data, evaluate, predict, train, trained
+from lenet_jax.data import picture
 from lenet_jax.settings import Settings
 
 
@@ -66,15 +67,29 @@ def test_a_line_for_a_person_has_file_digit_and_runner_up(tiny_run, folder, caps
 def test_what_cannot_be_answered_is_named_and_the_others_are_answered(tiny_run, folder, capsys):
     (folder / "void").mkdir()
     Image.new("L", (40, 40), 200).save(folder / "empty.png")
-    bad = [folder / name for name in ("notes.txt", "empty.png", "missing.png", "void")]
-    out, err, code = ask(capsys, f"--workdir={tiny_run}", *bad, folder / "3.PNG", folder / "4.PNG")
+    nan = np.full((40, 40), np.nan, np.float32)
+    Image.fromarray(nan).save(folder / "nan.tif")
+    bad = [folder / name for name in ("notes.txt", "empty.png", "nan.tif", "missing.png", "void")]
+    four, three = folder / "4.PNG", folder / "3.PNG"
+    asked = [bad[0], four, *bad[1:3], three, *bad[3:], four]  # one of them twice
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", *asked)
     assert code == 1
-    assert [line.split(": ")[0] for line in out] == [str(folder / f"{i}.PNG") for i in (3, 4)]
-    assert [line.split(": ")[1] for line in err] == [str(path) for path in bad]
-    out, again, code = ask(capsys, f"--workdir={tiny_run}", "--json", *bad, folder / "3.PNG")
+    assert [line.split(": ")[0] for line in out] == list(map(str, [four, three, four]))
+    assert [line.split(": ")[1] for line in err] == list(map(str, bad))
+    out, again, code = ask(capsys, f"--workdir={tiny_run}", "--json", *asked)
     assert (again, code) == (err, 1)
-    assert [json.loads(line)["file"] for line in out] == [*map(str, bad), str(folder / "3.PNG")]
-    assert all(json.loads(line)["error"] for line in out[:-1])
+    answers = [json.loads(line) for line in out]
+    assert [answer["file"] for answer in answers] == list(map(str, asked))
+    assert [answer["file"] for answer in answers if "error" in answer] == list(map(str, bad))
+
+
+def test_ctrl_c_is_one_line_and_130(tiny_run, folder, capsys, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(picture, "read", interrupt)
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", folder)
+    assert (out, len(err), code) == ([], 1, 130)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
