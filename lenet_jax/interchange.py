@@ -7,6 +7,7 @@ this module knows.
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str
     Raises:
       ValueError: it cannot be read or is not that state dict; the message names --init_from.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # a ~ of nobody stays, and is not there
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
@@ -160,10 +161,14 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     }
     if not tensors or len(tensors) < len(state):
         raise ValueError("holds something else than a state dict: save net.state_dict()")
-    return {
-        key: (value.float() if value.is_floating_point() else value).detach().numpy()
-        for key, value in tensors.items()
-    }
+    return {key: _array(key, value) for key, value in tensors.items()}
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
+        raise ValueError(f"{name} is no plain tensor: save a dense one, of float32") from error
 
 
 _READ = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

@@ -124,6 +124,10 @@ def spoiled(change: str) -> dict:
             state["fc1.bias"] = torch.zeros(120, dtype=torch.int32)
         case "missing":
             del state["fc2.bias"]
+        case "meta":
+            state["fc1.bias"] = state["fc1.bias"].to("meta")
+        case "sparse":
+            state["fc1.weight"] = state["fc1.weight"].to_sparse()
         case "transposed":
             state["fc3.weight"] = state["fc3.weight"].T.contiguous()
     return state
@@ -142,6 +146,8 @@ FAULTS = {
     "j.npz": (lambda path: path.touch(), "must end in one of .safetensors, .pt, .pth"),
     "k.pt": (lambda path: torch.save(spoiled("infinite"), path), "fc1.bias .* not finite"),
     "l.pt": (lambda path: torch.save(spoiled("integers"), path), "fc1.bias is int32"),
+    "p.pt": (lambda path: torch.save(spoiled("sparse"), path), "fc1.weight is no plain tensor"),
+    "q.pt": (lambda path: torch.save(spoiled("meta"), path), "fc1.bias is no plain tensor"),
     "m.safetensors": (lambda path: save_file(spoiled("missing"), path), "missing .*fc2.bias"),
     "o.safetensors": (lambda path: save_file(spoiled("bfloat16"), path), "NumPy has no BF16"),
     "n.safetensors": (lambda path: save_file(spoiled("transposed"), path), "fc3.weight has shape"),
@@ -156,6 +162,11 @@ def test_a_file_that_is_no_such_state_dict_is_a_sentence_with_the_flag(name, tmp
         read_params(tmp_path / name)
     assert str(error.value).startswith(f"--init_from={tmp_path / name}: ")
     assert "\n" not in str(error.value)
+
+
+def test_the_home_of_nobody_is_no_file():
+    with pytest.raises(ValueError, match=r"^--init_from=~nobody-at-all/a\.pt: cannot be read"):
+        read_params("~nobody-at-all/a.pt")
 
 
 @pytest.mark.parametrize(("name", "package"), [("a.pt", "torch"), ("a.safetensors", "safetensors")])
