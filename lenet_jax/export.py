@@ -12,6 +12,7 @@ black. In PyTorch the network takes float32 [batch, 1, 32, 32], namely (pixel / 
 with the mean and std in the file's metadata.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import sys
@@ -79,7 +80,7 @@ def export(settings: ExportSettings, report: Callable[[str], None] = print) -> P
     """Writes the file, replacing one of that name, and returns its path.
 
     Raises:
-      ValueError: there is no such run, or a package is missing.
+      ValueError: there is no such run or home folder, or a package is missing.
       OSError: the file cannot be written.
     """
     form = FORMATS[settings.format]
@@ -91,7 +92,10 @@ def export(settings: ExportSettings, report: Callable[[str], None] = print) -> P
     run = trained.load(settings.workdir, report)
     file = run.path / "export" / f"lenet.{form.suffix}"
     if settings.output is not None:
-        file = Path(settings.output).expanduser()
+        try:
+            file = Path(settings.output).expanduser()
+        except RuntimeError as error:  # ~nobody
+            raise ValueError(f"--output={settings.output}: {error}") from error
     content = form.content(run)
     write(file, content)
     report(f"step {run.step} of {run.path} is in {file} ({len(content):,} bytes)")
@@ -107,12 +111,14 @@ def write(file: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OSError(f"--output={file}: cannot be written ({error.strerror or error})") from error
 
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ExportSettings, argv, __doc__)
+    cli.enable_compilation_cache()
     try:
         export(settings)
     except ValueError as error:

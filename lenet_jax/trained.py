@@ -1,6 +1,7 @@
 """A trained run as the commands that use one find it in its folder."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,16 @@ def load(path: str | Path | None, report: Callable[[str], None] = print) -> Trai
     """
     if path is None:
         raise ValueError("--workdir is missing: the folder of a run that train has made")
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))  # pathlib's raises for a ~ of nobody
+    try:
+        return _read(folder, path, report)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error
+
+
+def _read(folder: Path, path: str | Path, report: Callable[[str], None]) -> TrainedRun:
+    """As `load`; `path` is what the folder is called in messages."""
     if not folder.is_dir():
         raise ValueError(f"--workdir={path}: there is no such folder")
     sample = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), "float32")

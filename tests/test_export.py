@@ -99,11 +99,12 @@ def test_output_names_the_file_and_its_folder_is_made(tiny_run, tmp_path):
         (["--format=tflite"], "--format=tflite: choose one of torch, "),
         (["--format=torch"], "--workdir is missing"),
         (["--format=torch", "--workdir=nowhere"], "--workdir=nowhere: "),
+        (["--format=torch", "--workdir=RUN", "--output=~nobody-at-all/a"], "--output=~nobody-at"),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_line_and_code_2(flags, named, capsys):
+def test_what_cannot_be_asked_for_is_one_line_and_code_2(flags, named, tiny_run, capsys):
     with pytest.raises(SystemExit) as ended:
-        command(*flags)
+        command(*(flag.replace("RUN", str(tiny_run)) for flag in flags))
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {named}")
@@ -133,3 +134,11 @@ def test_a_file_that_cannot_be_written_is_code_1_and_leaves_nothing(tiny_run, tm
         f"error: --output={tmp_path / 'taken'}: cannot be wri"
     )
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_a_name_that_is_too_long_is_code_1_with_the_flag(tiny_run, tmp_path, capsys):
+    file = tmp_path / ("n" * 300)
+    with pytest.raises(SystemExit) as ended:
+        command(f"--workdir={tiny_run}", "--format=torch", f"--output={file}")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: --output={file}: cannot be written (")

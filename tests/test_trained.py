@@ -1,9 +1,10 @@
+import os
 import shutil
 
 import numpy as np
 import pytest
 
-from lenet_jax import checkpoint, trained, workdir
+from lenet_jax import checkpoint, cli, evaluate, export, predict, report, trained, workdir
 
 
 def test_a_run_is_its_newest_checkpoint_with_what_it_says_of_itself(tiny_run):
@@ -35,9 +36,34 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_read(tiny_run
         (None, "--workdir is missing"),
         ("nowhere", "--workdir=nowhere: there is no such folder"),
         (".", "--workdir=.: no checkpoint there"),
+        ("~nobody-at-all/run", "--workdir=~nobody-at-all/run: there is no such folder"),
+        ("n" * 300, f"--workdir={'n' * 300}: cannot be read .File name too long"),
     ],
 )
 def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"^{words}"):
         trained.load(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(ValueError, match=r"^--workdir=.*cannot be read \(Permission denied"):
+            trained.load(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [(evaluate, []), (predict, ["a.png"]), (report, []), (export, ["--format=html"])],
+)
+def test_the_commands_that_use_a_run_keep_their_compiled_programs(command, rest, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: asked.append(True))
+    with pytest.raises(SystemExit):
+        command.main(["command", "--workdir=nowhere", *rest])
+    assert asked
