@@ -180,26 +180,30 @@ def fit(
             progress = train_part(progress, images, labels, order, start, stop, how)
             bar.update(stop - start)
             step, ending = epoch * steps + stop, bool(signals)
-            require = partial(require_finite, settings, steps, step, saver)
-            require(progress.sums["loss"])
+            require = partial(require_finite, settings, steps, saver, step)
+            require("the loss", progress.sums["loss"], since=epoch * steps + start + 1)
+            saving = stop == steps or ending or is_due(step, settings)
+            if saving:
+                # A copy: the next step consumes the state while this is being written.
+                saved = jax.tree.map(np.array, saved_part(progress.state))
+                require("the state", *jax.tree.leaves(saved))
             if stop == steps:
                 tested = evaluate(progress.state, *test, **scaling)
                 record = epoch_record(progress, settings, steps, tested)
-                require(record["test_loss"])
+                require("the test loss", record["test_loss"])
                 saver.wait()  # so the metrics are at most one epoch ahead of the checkpoints
                 workdir.append_metrics(path, record)
                 report(describe_epoch(record, settings.epochs))
                 progress = dataclasses.replace(progress, sums=NO_SUMS)
-            if stop == steps or ending or is_due(step, settings):
-                # A copy: the next step consumes the state while this is being written.
-                saved = jax.tree.map(np.array, saved_part(progress.state))
-                require(*jax.tree.leaves(saved))
+            if saving:
                 saver.save(step, saved, {"config": progress.config, "sums": progress.sums})
-            if ending:
+            if ending and step < settings.epochs * steps:
                 saver.wait()
+                how_to = f"with --workdir={path}"
+                if not settings.resume:
+                    how_to += " and without --noresume"
                 raise cli.Interrupted(
-                    signals[0],
-                    f"step {step} is saved; the same command with --workdir={path} goes on",
+                    signals[0], f"step {step} is saved; the same command {how_to} goes on"
                 )
     report(
         f"{describe_end([record])}, {time.perf_counter() - started:.1f} s, "
@@ -247,9 +251,20 @@ def train_part(
 
 
 def require_finite(
-    settings: Settings, steps: int, step: int, saver: checkpoint.Saver, *values: Any
+    settings: Settings,
+    steps: int,
+    saver: checkpoint.Saver,
+    step: int,
+    what: str,
+    *values: Any,
+    since: int | None = None,
 ) -> None:
     """Ends a run whose numbers have left the floats, before it saves them.
+
+    Args:
+      step: the last one that was done.
+      what: the name of `values`.
+      since: the first step that can have done it, if they are a sum over steps.
 
     Raises:
       FloatingPointError: it says when, at what learning rate, and which checkpoint is good.
@@ -258,12 +273,16 @@ def require_finite(
         return
     saver.wait()
     schedule = make_schedule(settings.schedule, settings.epochs * steps)
-    rate = settings.learning_rate * float(schedule(step - 1))
-    good = "there is no checkpoint yet" if saver.last is None else f"step {saver.last} is saved"
+    span = (since or step, step)
+    rates = [f"{settings.learning_rate * float(schedule(at - 1)):.3g}" for at in span]
+    when = f"at step {step}" if span[0] == step else f"between steps {span[0]} and {step}"
+    good = "there is no checkpoint yet"
+    if saver.last is not None:
+        good = f"step {saver.last} is saved, from which the same command would come here again"
     raise FloatingPointError(
-        f"the loss is not finite any more by step {step}, where the learning rate is {rate:.3g}; "
-        f"{good}, from which the same command would come here again: try a smaller --learning_rate "
-        "and another --workdir"
+        f"{what} is not finite any more {when}, with a learning rate of "
+        f"{' to '.join(dict.fromkeys(rates))}; {good}: try a smaller --learning_rate and another "
+        "--workdir"
     )
 
 
