@@ -10,9 +10,11 @@ import datetime
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,28 @@ def create(folder: str | None, name: str) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = _expand(folder) if folder else Path("runs") / f"{name}-{now}"
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if folder:
+            path.mkdir(exist_ok=True)
+        else:
+            path = _make_new(path)
+        with tempfile.TemporaryFile(dir=path):  # of no name that another process has, too
+            pass
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be written to ({reason})") from error
     return path
+
+
+def _make_new(path: Path) -> Path:
+    """Makes the folder, with a number if another run has begun in the same second."""
+    new, number = path, itertools.count(2)
+    while True:
+        try:
+            new.mkdir()
+            return new
+        except FileExistsError:
+            new = path.with_name(f"{path.name}-{next(number)}")
 
 
 def _expand(folder: str) -> Path:

@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import json
 import os
 import re
@@ -28,6 +29,16 @@ def test_without_a_name_it_says_what_ran_and_when(tmp_path, monkeypatch):
     path = workdir.create(None, "digits-sgd")
     assert path.parent.name == "runs"
     assert path.name.startswith("digits-sgd-20")
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch):
+    class Clock:
+        now = staticmethod(lambda moment=datetime.datetime(2000, 1, 1): moment)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workdir.datetime, "datetime", Clock)
+    names = [workdir.create(None, "run").name for _ in range(3)]
+    assert names == [f"run-20000101-000000{end}" for end in ("", "-2", "-3")]
 
 
 def test_a_file_in_its_place_is_refused(tmp_path):
