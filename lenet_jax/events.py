@@ -37,7 +37,7 @@ def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     for record in records:  # metrics.jsonl does not say when: as if there had been no pause
         left -= record.get("seconds", 0)
         content.append(_scalars(now - left, record))
-    with _naming(folder):
+    with naming(folder):
         old = list(folder.glob(f"{PREFIX}*"))
         if records or old:
             _new_file(folder).write_bytes(_head(now) + b"".join(content))
@@ -54,7 +54,7 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
       OSError: it cannot be written to.
     """
-    with _naming(folder):
+    with naming(folder):
         file = max(folder.glob(f"{PREFIX}*"), default=None) or _new_file(folder)
         with file.open("ab") as stream:
             stream.write(b"" if stream.tell() else _head(time.time()))
@@ -62,11 +62,12 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _naming(folder: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path into the OSErrors of a block: a full disk's do not say where."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+        raise OSError(f"{path}: cannot be written to ({error.strerror or error})") from error
 
 
 def _new_file(folder: Path) -> Path:

@@ -7,6 +7,7 @@ One process at a time works in it: a lock on `.lock`, which ends with the proces
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -15,7 +16,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lenet_jax.settings import Settings, disagreements
 
 CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
 EVENTS = "tensorboard"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -88,13 +90,16 @@ def chosen_data(settings: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, report: Callable[[str], None] = print) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the lock of a dead process is no lock.
 
     Raises:
       ValueError: a living process holds it.
+      OSError: it cannot be written.
     """
-    with (path / LOCK).open("a+") as file:
+    with events.naming(path / LOCK):
+        file = (path / LOCK).open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -103,9 +108,14 @@ def locked(path: Path) -> Iterator[None]:
                 f"--workdir={path}: a run is at work there (process {file.read().strip()}); "
                 "wait for its end or use another --workdir"
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            report(f"note: the file system of {path} has no locks; see that only one run is there")
+        with events.naming(path / LOCK):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
         yield
 
 
@@ -244,13 +254,10 @@ def changes(now: dict[str, Any], then: dict[str, Any]) -> str:
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
     """Adds an epoch to `metrics.jsonl`, on disk when this returns, and to the event files."""
     file = path / METRICS
-    try:
-        with file.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise OSError(f"{file}: cannot be written to ({error.strerror or error})") from error
+    with events.naming(file), file.open("a") as stream:
+        stream.write(json.dumps(record) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     events.append(path / EVENTS, record)
 
 
@@ -302,11 +309,16 @@ def _cores() -> int:
 def replace(file: Path, text: str) -> None:
     """Writes a file in one piece or not at all."""
     temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    try:
+        with events.naming(file):
+            with temporary.open("w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+    finally:
+        with contextlib.suppress(OSError):  # it is gone if all went well
+            temporary.unlink()
 
 
 def _value(value: Any) -> str:

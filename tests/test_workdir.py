@@ -1,5 +1,6 @@
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import re
@@ -107,6 +108,38 @@ def test_a_lock_ends_with_its_block(tmp_path):
     for _ in range(2):
         with workdir.locked(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_goes_on_with_a_note(code, tmp_path, monkeypatch):
+    said: list[str] = []
+
+    def flock(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    with workdir.locked(tmp_path, said.append):
+        pass
+    assert said == [
+        f"note: the file system of {tmp_path} has no locks; see that only one run is there"
+    ]
+
+
+def test_what_cannot_be_written_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workdir.os, "fsync", full_disk)
+    file = tmp_path / workdir.CONFIG
+    with pytest.raises(OSError, match=rf"^{file}: cannot be written to \(No space left on device"):
+        workdir.write_config(tmp_path, {})
+    assert not any(tmp_path.iterdir())
+    (tmp_path / workdir.LOCK).mkdir()
+    with (
+        pytest.raises(OSError, match=r"\.lock: cannot be written to \(Is a directory\)$"),
+        workdir.locked(tmp_path),
+    ):
+        pass
 
 
 # --- another run in the same place ---
