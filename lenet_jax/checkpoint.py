@@ -11,6 +11,7 @@ fill the terminal); and one of the arrays' names, types, shapes and bytes before
 orbax is imported when it is needed first, which for a save is not in the caller's thread.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -111,15 +112,21 @@ def newest(folder: Path, like: Tree, report: Callable[[str], None]) -> Checkpoin
     Raises:
       CheckpointError: there are some, and none is whole.
     """
-    found = steps(folder)
-    for step in reversed(found):
+    if not steps(folder):
+        return None
+    from orbax.checkpoint import v1  # noqa: F401, now: it takes seconds, in which a run may go on
+
+    damaged: set[int] = set()
+    while found := sorted(set(steps(folder)) - damaged):
         try:
-            return restore(folder, step, like)
+            return restore(folder, found[-1], like)
         except CheckpointError as error:
-            report(f"a damaged checkpoint is left out: {error}")
-    if found:
+            if found[-1] in steps(folder):  # else a run at work has just made room for newer ones
+                report(f"a damaged checkpoint is left out: {error}")
+                damaged.add(found[-1])
+    if damaged:
         raise CheckpointError(
-            f"{folder}: none of the checkpoints there ({len(found)}) is whole; to train with "
+            f"{folder}: none of the checkpoints there ({len(damaged)}) is whole; to train with "
             "--noresume starts again"
         )
     return None
@@ -137,6 +144,8 @@ def restore(folder: Path, step: int, like: Tree) -> Checkpoint:
     path = _path(folder.absolute(), step)
     try:
         return Checkpoint(step, *_read(path, like))
+    except (ImportError, MemoryError, PermissionError):  # that is no damage
+        raise
     except Exception as error:  # orbax, tensorstore and json raise whatever occurs to them
         raise CheckpointError(f"{path}: {_first_line(error)}") from error
 
@@ -259,5 +268,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems sync no folder
+            raise
     finally:
         os.close(descriptor)

@@ -156,6 +156,17 @@ def test_every_file_is_on_disk_before_the_rename_and_the_rename_after_it(tmp_pat
     assert all(path.parts[0].endswith(".unfinished") for path, _ in content)
 
 
+def test_a_file_system_that_syncs_no_folders_does_and_no_files_does_not(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+    checkpoint._sync(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Invalid argument"):
+        checkpoint._sync(tmp_path / "file")
+
+
 def test_orbax_and_sha256sum_read_it_without_us(two):
     folder, tree = two
     from orbax.checkpoint import v1 as ocp
@@ -272,6 +283,36 @@ def test_none_whole_is_an_error_and_no_fresh_start(two, tmp_path):
     with pytest.raises(CheckpointError, match=r"none of the checkpoints there \(2\) is whole"):
         checkpoint.newest(folder, two[1], reported.append)
     assert len(reported) == 2
+
+
+def test_one_that_goes_while_it_is_read_is_no_damage(two, tmp_path, monkeypatch):
+    """A run at work keeps one checkpoint, and saves the next while its newest is being read."""
+    folder, read = shutil.copytree(two[0], tmp_path / "checkpoints"), checkpoint._read
+
+    def rotate_and_read(path, like):
+        if path.name == "step_00000002":
+            path.rename(path.with_name("step_00000003"))
+        return read(path, like)
+
+    monkeypatch.setattr(checkpoint, "_read", rotate_and_read)
+    assert checkpoint.newest(folder, two[1], pytest.fail).step == 3
+
+
+def test_what_has_no_number_of_ours_is_one_that_is_not_there(two, tmp_path):
+    folder, reported = shutil.copytree(two[0], tmp_path / "checkpoints"), []
+    (folder / "step_9").mkdir()
+    assert checkpoint.newest(folder, two[1], reported.append).step == 2
+    assert len(reported) == 1
+
+
+@pytest.mark.parametrize("error", [ImportError, MemoryError, PermissionError])
+def test_what_is_no_damage_is_not_called_so(error, two, monkeypatch):
+    def fail(path, like):
+        raise error("not allowed")
+
+    monkeypatch.setattr(checkpoint, "_read", fail)
+    with pytest.raises(error, match="not allowed"):
+        checkpoint.newest(two[0], two[1], pytest.fail)
 
 
 def test_one_that_is_not_there_is_an_error(two):
