@@ -45,11 +45,13 @@ class Saver:
 
     What goes wrong in the background is raised by the next `save` or `wait`, or at the end of the
     `with` block: as an OSError whose message is a sentence. `last` is the step of the newest
-    checkpoint that is known to be whole.
+    checkpoint that is known to be whole: what is newer at the start is damaged, counts for none
+    and goes when a save has passed it.
     """
 
     def __init__(self, folder: Path, keep: int, last: int | None = None) -> None:
         self.folder, self.keep, self.last = folder.absolute(), keep, last
+        self._damaged = {step for step in steps(folder) if last is not None and step > last}
         self._pool = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
         for leftover in folder.glob(f"*{UNFINISHED}*"):  # of a process that was killed
@@ -89,7 +91,9 @@ class Saver:
                 f"({_first_line(error)}); {kept}"
             ) from error
         self.last = step
-        for old in [old for old in steps(self.folder) if old <= step][: -self.keep]:
+        self._damaged.discard(step)  # it has been replaced
+        passed = {old for old in steps(self.folder) if old <= step}
+        for old in passed - set(sorted(passed - self._damaged)[-self.keep :]):
             shutil.rmtree(_path(self.folder, old), ignore_errors=True)
 
 

@@ -103,6 +103,15 @@ def test_a_damaged_one_that_is_newer_does_not_push_a_whole_one_out(two, tmp_path
     assert checkpoint.newest(folder, two[1], pytest.fail).step == 2
 
 
+def test_a_damaged_one_takes_no_place_of_a_whole_one(two, tmp_path):
+    folder = shutil.copytree(two[0], tmp_path / "checkpoints")
+    shutil.rmtree(folder / "step_00000002" / "state")
+    last = checkpoint.newest(folder, two[1], lambda line: None).step
+    with Saver(folder, 2, last=last) as saver:
+        saver.save(3, two[1], NOTE)
+    assert checkpoint.steps(folder) == [1, 3]
+
+
 def test_a_save_goes_on_in_the_background(tmp_path, monkeypatch):
     go_on, write = threading.Event(), checkpoint._write
 
