@@ -48,3 +48,25 @@ def test_flags_that_are_shown_exist():
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
 def test_each_relative_link_leads_somewhere(link):
     assert Path(ROOT, link).exists()
+
+
+@pytest.mark.parametrize(
+    "cited", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", TEXT))), ids="::".join
+)
+def test_each_test_that_is_cited_exists(cited):
+    file, name = cited
+    source = (ROOT / "tests" / file).read_text()
+    assert not name or f"\ndef {name}(" in source
+
+
+def test_the_drawn_cases_are_as_many_as_they_are_said_to_be():
+    def drawn(*files: str) -> list[int]:
+        text = "".join((ROOT / "tests" / f"test_{file}.py").read_text() for file in files)
+        return [int(count) for count in re.findall(r"max_examples=(\d+)", text)]
+
+    config, metrics = drawn("workdir")
+    assert (
+        f"{sum(drawn('idx')):,} IDX files, {sum(drawn('cli'))} command lines, "
+        f"{sum(drawn('checkpoint'))} checkpoint metadata, {config} `config.json`, "
+        f"{metrics} `metrics.jsonl`"
+    ) in TEXT
