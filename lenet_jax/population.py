@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
@@ -28,7 +29,7 @@ PARTS = 10  # of an epoch: how often `train` reports, and the points of its curv
 
 
 class Members(NamedTuple):
-    """What distinguishes N networks: numbers [N], or one number for all of them.
+    """What distinguishes N networks: numbers [N] (lists, too), or one number for all of them.
 
     An `order_seed` that all share makes them see the same batches, which are then gathered once.
     Numbers that are None leave their part out of the program.
@@ -48,7 +49,8 @@ class Population(NamedTuple):
     """N trained networks; one that diverged leaves the others as they are."""
 
     params: Any  # leaves [N, ...]
-    curves: Metrics  # {"loss", "accuracy"}, each [N, epochs * PARTS]: means over parts of an epoch
+    # {"loss", "accuracy"}, each [N, epochs * min(PARTS, S)]: means over parts of an epoch
+    curves: Metrics
     finite: np.ndarray  # bool [N]: whether all parameters and losses are
 
 
@@ -76,8 +78,10 @@ def train(
       report: is called with the number of updates that were done, networks' updates added up.
 
     Raises:
-      ValueError: fields of `members` have different lengths, or a name is unknown.
+      ValueError: fields of `members` have different lengths, a name is unknown, or a number leaves
+        nothing to do.
     """
+    _check(len(labels), epochs=epochs, batch_size=batch_size, slice_size=slice_size)
     steps = len(labels) // batch_size
     course = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
     scaling = {"mean": mean, "std": std}
@@ -112,13 +116,14 @@ def size(members: Members) -> int:
     Raises:
       ValueError: there is not one seed for each, or another field has another length.
 
-    >>> size(Members(seed=np.arange(3), learning_rate=0.1))
+    >>> size(Members(seed=[0, 1, 2], learning_rate=0.1))
     3
     """
-    if np.ndim(members.seed) != 1:
+    members = _arrays(members)
+    if members.seed.ndim != 1 or not members.seed.size:
         raise ValueError(f"members.seed must be [N], a seed for each, got {members.seed!r}")
     count = len(members.seed)
-    lengths = {len(leaf) for leaf in jax.tree.leaves(members) if np.ndim(leaf)}
+    lengths = {len(leaf) for leaf in jax.tree.leaves(members) if leaf.ndim}
     if lengths != {count}:
         raise ValueError(f"the fields of members have different lengths: {sorted(lengths)}")
     return count
@@ -127,10 +132,12 @@ def size(members: Members) -> int:
 def slices(members: Members, slice_size: int) -> Iterator[Members]:
     """Parts of at most `slice_size` members, as equal as can be: each size compiles anew.
 
+    Their fields are arrays.
+
     >>> [size(part) for part in slices(Members(seed=np.arange(9)), 4)]
     [3, 3, 3]
     """
-    count = size(members)
+    count, members = size(members), _arrays(members)
     for rows in np.array_split(np.arange(count), -(-count // slice_size)):
         yield jax.tree.map(lambda leaf, rows=rows: leaf[rows] if np.ndim(leaf) else leaf, members)
 
@@ -224,19 +231,25 @@ def train_steps(
     return run(members, states, orders, shared)
 
 
-@partial(jit, static_argnames="batch_size")
+@partial(jit, static_argnames=("batch_size", "slice_size"))
 def predict(
     params: Any,
     images: jax.Array,
     *,
     batch_size: int = 250,
+    slice_size: int = 8,
     mean: ArrayLike = epoch.MNIST_MEAN,
     std: ArrayLike = epoch.MNIST_STD,
 ) -> jax.Array:
-    """Logits [N, M, 10] of N networks (leaves [N, ...]) for uint8 images [M, 32, 32, 1]."""
-    return jax.vmap(
-        lambda one: epoch.predict(LeNet(), one, images, batch_size=batch_size, mean=mean, std=std)
-    )(params)
+    """Logits [N, M, 10] of N networks (leaves [N, ...]) for uint8 images [M, 32, 32, 1].
+
+    At most `batch_size` images of `slice_size` networks are in work at a time.
+    """
+    return lax.map(
+        lambda one: epoch.predict(LeNet(), one, images, batch_size=batch_size, mean=mean, std=std),
+        params,
+        batch_size=slice_size,
+    )
 
 
 def ensemble(logits: jax.Array) -> jax.Array:
@@ -247,6 +260,23 @@ def ensemble(logits: jax.Array) -> jax.Array:
     """
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
+
+
+def _check(images: int, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    if numbers["batch_size"] > images:
+        raise ValueError(f"batch_size={numbers['batch_size']}: there are only {images} images")
+
+
+def _arrays(members: Members) -> Members:
+    """Its numbers as arrays: to JAX a list is none, but a tree. A tuple in `settings` is one."""
+    is_list = lambda value: isinstance(value, list)
+    settings = jax.tree.map(np.asarray, members.settings, is_leaf=is_list)
+    fields = members._replace(settings=None)
+    arrays = (None if field is None else np.asarray(field) for field in fields)
+    return Members(*arrays)._replace(settings=settings)
 
 
 def _parts(steps: int) -> Iterator[tuple[int, int]]:

@@ -11,18 +11,35 @@ from lenet_jax.epoch import epoch_order, run_steps
 from lenet_jax.optimizers import make_schedule
 from lenet_jax.population import Members
 
-B, EPOCHS = 32, 2
+B, EPOCHS, N = 32, 2, 5
+# Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
+# of at most four they are 2 and 1, likewise filled, and then 1 and 1.
 MEMBERS = {
-    "seeds, rates, smoothing, distortions": Members(
-        seed=np.array([0, 1, 2]),
-        order_seed=np.array([5, 6, 5]),
-        learning_rate=np.array([1e-3, 2e-3, 4e-3]),
-        settings={"momentum": np.array([0.5, 0.9, 0.8]), "weight_decay": np.array([0.0, 1e-3, 0])},
-        label_smoothing=np.array([0.0, 0.1, 0.2]),
-        augment=np.array([0.0, 0.5, 1.0]),
+    "seeds, rates, smoothing, distortions": (
+        "nesterov",
+        N,
+        Members(
+            seed=np.arange(N),
+            order_seed=np.array([5, 6, 5, 7, 8]),
+            learning_rate=np.array([1e-3, 2e-3, 4e-3, 3e-3, 2e-3]),
+            settings={
+                "momentum": np.array([0.5, 0.9, 0.8, 0.6, 0.7]),
+                "weight_decay": np.array([0.0, 1e-3, 0.0, 2e-3, 5e-3]),
+            },
+            label_smoothing=np.array([0.0, 0.1, 0.2, 0.0, 0.1]),
+            augment=np.array([0.0, 0.5, 1.0, 1.5, 0.7]),
+        ),
     ),
-    "shared batches and numbers": Members(
-        seed=np.array([3, 4, 5]), order_seed=7, learning_rate=3e-3, settings={"momentum": 0.9}
+    "shared batches and numbers": (
+        "adam",
+        4,
+        Members(
+            seed=[3, 4, 5, 6, 7],
+            order_seed=7,
+            learning_rate=1e-3,
+            # Adam's own epsilon, 1e-8, makes much of the last bits of gradients close to 0.
+            settings={"betas": (0.8, 0.99), "eps": 1e-3},
+        ),
     ),
 }
 
@@ -35,17 +52,17 @@ def digits():
 
 @pytest.fixture(scope="module", params=MEMBERS)
 def trained(request, digits):
-    members, reports = MEMBERS[request.param], []
+    (optimizer, slice_size, members), reports = MEMBERS[request.param], []
     together = population.train(
         members,
         *digits,
-        optimizer="nesterov",
+        optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=B,
-        slice_size=2,
+        slice_size=slice_size,
         report=reports.append,
     )
-    return members, together, reports
+    return optimizer, members, together, reports
 
 
 @jax.jit
@@ -63,17 +80,17 @@ def epoch_alone(state, images, labels, order, key, smoothing, strengths):
     )
 
 
-def alone(member, images, labels):
+def alone(optimizer, member, images, labels):
     """The same network by the functions for one, step by step as `train` documents them."""
     schedule = make_schedule("onecycle", EPOCHS * (len(labels) // B))
-    tx = make_optimizer(
-        "nesterov", float(member.learning_rate), schedule=schedule, **member.settings
-    )
+    settings = jax.tree.map(float, member.settings)
+    tx = make_optimizer(optimizer, float(member.learning_rate), schedule=schedule, **settings)
     state, totals = create_train_state(jax.random.key(int(member.seed)), tx), []
+    order_key = jax.random.key(int(member.order_seed))
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
     strengths = None if member.augment is None else augment.strengths(float(member.augment))
     for epoch in range(EPOCHS):
-        key = jax.random.fold_in(jax.random.key(int(member.order_seed)), epoch)
+        key = jax.random.fold_in(order_key, epoch)
         order = epoch_order(key, len(labels), batch_size=B)
         state, sums = epoch_alone(state, images, labels, order, key, smoothing, strengths)
         totals.append(float(sums["loss"]) / len(order))
@@ -81,18 +98,24 @@ def alone(member, images, labels):
 
 
 def test_each_member_is_the_network_trained_alone(trained, digits):
-    members, together, _ = trained
-    for i in range(3):
-        member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, members)
-        params, totals = alone(member, *digits)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            got = together.params
-            for key in path:
-                got = got[key.key]
-            scale = np.abs(leaf).max()
-            np.testing.assert_allclose(got[i] / scale, leaf / scale, atol=5e-5, err_msg=str(path))
+    optimizer, members, together, _ = trained
+    (arrays,) = population.slices(members, N)
+    for i in range(N):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
+        params, totals = alone(optimizer, member, *digits)
+        assert_same_network(together.params, i, params)
         curve = together.curves["loss"][i].reshape(EPOCHS, -1).mean(axis=1)
         np.testing.assert_allclose(curve, totals, rtol=1e-4)
+
+
+def assert_same_network(together, i, params):
+    """Member `i` has these parameters, to float32 rounding."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        got = together
+        for key in path:
+            got = got[key.key]
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(got[i] / scale, leaf / scale, atol=5e-5, err_msg=str(path))
 
 
 def test_devices_share_the_members(digits):
@@ -114,10 +137,10 @@ def test_devices_share_the_members(digits):
 
 
 def test_members_differ_and_every_update_is_reported(trained):
-    _, together, reports = trained
+    _, _, together, reports = trained
     kernels = together.params["conv2"]["kernel"]
-    assert len({kernel.tobytes() for kernel in kernels}) == 3
-    assert sum(reports) == 3 * EPOCHS * (320 // B)
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels) == N
+    assert sum(reports) == N * EPOCHS * (320 // B)
     assert together.finite.all()
 
 
@@ -129,23 +152,24 @@ def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
         epochs=1,
         batch_size=B,
     )
-    healthy, ill = train([0.05, 0.1]), train([0.05, 1e20])
-    assert healthy.finite.tolist() == [True, True]
-    assert ill.finite.tolist() == [True, False]
+    # The first two are on one device, in one vmap.
+    healthy, ill = train([0.05, 0.1, 0.02, 0.01]), train([0.05, 1e20, 0.02, 0.01])
+    assert healthy.finite.tolist() == [True, True, True, True]
+    assert ill.finite.tolist() == [True, False, True, True]
     for a, b in zip(jax.tree.leaves(healthy.params), jax.tree.leaves(ill.params), strict=True):
-        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(np.delete(a, 1, axis=0), np.delete(b, 1, axis=0))
 
 
 def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probability(
     trained, digits
 ):
-    _, together, _ = trained
-    logits = population.predict(together.params, digits[0][:30], batch_size=20)
-    assert logits.shape == (3, 30, 10)
-    one = jax.tree.map(lambda leaf: leaf[1:2], together.params)
-    np.testing.assert_allclose(
-        population.predict(one, digits[0][:30])[0], logits[1], rtol=1e-4, atol=1e-4
-    )
+    _, _, together, _ = trained
+    logits = population.predict(together.params, digits[0][:30], batch_size=20, slice_size=2)
+    assert logits.shape == (N, 30, 10)
+    for i in range(N):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together.params)
+        wanted = population.predict(one, digits[0][:30])[0]
+        np.testing.assert_allclose(logits[i], wanted, rtol=1e-4, atol=1e-4)
     wanted = np.log(special.softmax(np.asarray(logits, float), axis=-1).mean(axis=0))
     np.testing.assert_allclose(population.ensemble(logits), wanted, rtol=1e-4, atol=1e-5)
 
@@ -154,9 +178,50 @@ def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probabi
     ("members", "words"),
     [
         (Members(seed=np.arange(3), learning_rate=np.ones(2)), r"different lengths: \[2, 3\]"),
+        (Members(seed=[0, 1], learning_rate=[1.0]), r"different lengths: \[1, 2\]"),
         (Members(seed=3), r"members.seed must be \[N\]"),
+        (Members(seed=[]), r"members.seed must be \[N\]"),
     ],
 )
 def test_members_that_do_not_fit_together_are_refused(members, words):
     with pytest.raises(ValueError, match=words):
         population.size(members)
+
+
+def test_lists_are_numbers_too():
+    listed = Members(
+        seed=[0, 1, 2], learning_rate=[0.1, 0.2, 0.3], settings={"momentum": [0, 1, 2]}
+    )
+    parts = list(population.slices(listed, 2))
+    assert [population.size(part) for part in parts] == [2, 1]
+    assert parts[1].settings["momentum"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"slice_size": 0}, "slice_size=0: must be at least 1"),
+        ({"batch_size": 321}, "batch_size=321: there are only 320 images"),
+    ],
+)
+def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):
+    with pytest.raises(ValueError, match=words):
+        population.train(Members(seed=[0]), *digits, **{"epochs": 1} | numbers)
+
+
+def test_an_epoch_of_few_steps_has_a_point_for_each():
+    assert [len(list(population._parts(steps))) for steps in (3, 10, 937)] == [3, 10, 10]
+
+
+def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits):
+    """Temporary memory of the compiled program."""
+    options = {"xla_backend_optimization_level": 0}  # compiles sooner
+
+    def temporary(number):
+        create = partial(population.create, Members(seed=np.arange(number)), "sgd")
+        predict = jax.jit(lambda *args: population.predict(*args, batch_size=320, slice_size=2))
+        lowered = predict.lower(jax.eval_shape(create).params, digits[0])
+        return lowered.compile(options).memory_analysis().temp_size_in_bytes
+
+    assert temporary(8) < 1.5 * temporary(2)
