@@ -1,7 +1,8 @@
 """Many networks trained as one program: `jax.vmap` over seeds and numbers, in slices that fit.
 
 N networks, M images, B the batch, S the steps of an epoch. Each member ends as the same network
-trained alone would, to float32 rounding. Devices share the members and never wait for each other;
+trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is the member
+with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each other;
 cores can be devices, too (`jax.config.update("jax_num_cpu_devices", 2)` before JAX is used): two
 cores on two networks do half as much again as both on one, where they meet after every operation.
 """
@@ -164,7 +165,8 @@ def create(members: Members, optimizer: str, schedule: Schedule | None = None) -
         tx = make_optimizer(
             optimizer, member.learning_rate, schedule=schedule, **(member.settings or {})
         )
-        return create_train_state(jax.random.key(member.seed), tx)
+        # As `train` has it, and likewise in `_epoch_key`: its one seed is folded with 0 and 1.
+        return create_train_state(jax.random.fold_in(jax.random.key(member.seed), 0), tx)
 
     return _vmap(one, members)(members)
 
@@ -285,7 +287,7 @@ def _parts(steps: int) -> Iterator[tuple[int, int]]:
 
 
 def _epoch_key(order_seed: ArrayLike, number: ArrayLike) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(order_seed), number)
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(order_seed), 1), number)
 
 
 def _vmap(one: Callable, members: Members, *other_axes: int | None) -> Callable:

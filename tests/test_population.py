@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lenet_jax import augment, create_train_state, data, losses, make_optimizer, population
+from lenet_jax import augment, create_train_state, data, losses, make_optimizer, population, train
 from lenet_jax.epoch import epoch_order, run_steps
 from lenet_jax.optimizers import make_schedule
 from lenet_jax.population import Members
+from lenet_jax.settings import Settings
 
 B, EPOCHS, N = 32, 2, 5
 # Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
@@ -85,8 +87,9 @@ def alone(optimizer, member, images, labels):
     schedule = make_schedule("onecycle", EPOCHS * (len(labels) // B))
     settings = jax.tree.map(float, member.settings)
     tx = make_optimizer(optimizer, float(member.learning_rate), schedule=schedule, **settings)
-    state, totals = create_train_state(jax.random.key(int(member.seed)), tx), []
-    order_key = jax.random.key(int(member.order_seed))
+    key = jax.random.fold_in(jax.random.key(int(member.seed)), 0)
+    state, totals = create_train_state(key, tx), []
+    order_key = jax.random.fold_in(jax.random.key(int(member.order_seed)), 1)
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
     strengths = None if member.augment is None else augment.strengths(float(member.augment))
     for epoch in range(EPOCHS):
@@ -116,6 +119,29 @@ def assert_same_network(together, i, params):
             got = got[key.key]
         scale = np.abs(leaf).max()
         np.testing.assert_allclose(got[i] / scale, leaf / scale, atol=5e-5, err_msg=str(path))
+
+
+def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path):
+    dataset = data.load("digits")
+    dataset = dataclasses.replace(
+        dataset, train_images=dataset.train_images[:320], train_labels=dataset.train_labels[:320]
+    )
+    settings = Settings(
+        optimizer="nesterov", dataset="digits", epochs=1, batch_size=B, augment=0.5, seed=4
+    )
+    settings = train.resolve(settings, dataset)
+    state = train.fit(settings, dataset, tmp_path, lambda line: None)
+    together = population.train(
+        Members(seed=[3, 4], order_seed=[3, 4], augment=0.5),
+        jnp.asarray(dataset.train_images),
+        jnp.asarray(dataset.train_labels),
+        optimizer="nesterov",
+        epochs=1,
+        batch_size=B,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    assert_same_network(together.params, 1, state.params)
 
 
 def test_devices_share_the_members(digits):
