@@ -28,7 +28,7 @@ class Strengths(NamedTuple):
     elastic: ArrayLike = 0.0  # standard deviation of a pixel's displacement, in pixels
 
 
-# What --augment=1 means; chosen on held-out training images by experiments/lecun1998.py.
+# What --augment=1 means; chosen on held-out training images, experiments/results/augment_search.md.
 STANDARD = Strengths(shift=1.4, rotation=7.0, scale=0.07, shear=0.07, elastic=0.5)
 
 
