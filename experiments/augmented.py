@@ -3,14 +3,15 @@
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/augmented.py
 
 Draws results/augmented.png: ten training images, and copies of each with each distortion of
-`augment.STANDARD` alone and with all of them; some seconds.
+`augment.STANDARD` alone and with all of them. Writes the strengths to results/augmented.json; some
+seconds.
 """
 
 import _mnist
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _results import path
+from _results import path, write_json
 from matplotlib.figure import Figure
 
 from lenet_jax.augment import STANDARD, Strengths, augment
@@ -34,6 +35,7 @@ def main() -> None:
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.savefig(path("augmented.png"), dpi=110, bbox_inches="tight")
+    write_json("augmented", {"strengths": STANDARD._asdict()})
 
 
 def _named(strengths: Strengths) -> list[tuple[str, float]]:

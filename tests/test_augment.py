@@ -1,7 +1,10 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _results import path
 from scipy import ndimage
 
 from lenet_jax import data
@@ -100,3 +103,19 @@ def test_strengths_are_data_that_vmap_sweeps(images):
     together = jax.vmap(lambda amount: augment(KEY, images, strengths(amount)))(amounts)
     for amount, copies in zip(amounts, together, strict=True):
         np.testing.assert_allclose(copies, augment(KEY, images, strengths(amount)), atol=2e-3)
+
+
+def test_the_picture_of_the_distortions_is_of_todays():
+    drawn = json.loads(path("augmented.json").read_text())["strengths"]
+    assert drawn == STANDARD._asdict()
+
+
+def test_the_standard_is_what_the_search_preferred():
+    """Its candidates were multiples of the standard before; each error is in the table."""
+    found = json.loads(path("augment_search.json").read_text())
+    rows = [row for row in found["rows"] if row["row"] == "augmented"]
+    best = min(rows, key=lambda row: row["error"])
+    before = Strengths(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
+    np.testing.assert_allclose(STANDARD, np.multiply(before, best["augment"]), rtol=0.03)
+    table = path("augment_search.md").read_text()
+    assert all(f"({100 * row['error']:.2f})" in table for row in rows)
