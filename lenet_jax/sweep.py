@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class SweepSettings:
             raise ValueError(f"--augment={self.augment}: must be a number of at least 0")
 
     def rates(self, optimizer: str) -> list[float]:
-        """The learning rates to try with `optimizer`."""
+        """The learning rates to try with `optimizer`, each once."""
         if self.learning_rates is None:
             return [factor * DEFAULT_LEARNING_RATE[optimizer] for factor in FACTORS]
         try:
@@ -84,7 +84,7 @@ class SweepSettings:
                 f"--learning_rates={self.learning_rates}: must be numbers above 0 with commas "
                 "between"
             )
-        return rates
+        return list(dict.fromkeys(rates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Slice:
 
     def file(self, folder: Path) -> Path:
         (rate, seed), count = self.cells[0], len(self.cells)
-        return folder / f"{self.optimizer}-{rate:g}-{seed}-{count}.json"
+        return folder / f"{self.optimizer}-{rate!r}-{seed}-{count}.json"
 
 
 def plan(settings: SweepSettings) -> list[Slice]:
@@ -111,23 +111,28 @@ def plan(settings: SweepSettings) -> list[Slice]:
     return slices
 
 
+def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` images are held out, and which are trained on; the same in every sweep.
+
+    Drawn, because a source may have its images in the order of their classes.
+    """
+    order = np.random.default_rng(0).permutation(count)
+    return order[: count // HELD_OUT], order[count // HELD_OUT :]
+
+
 def train_slice(
     settings: SweepSettings, part: Slice, dataset: data.Dataset, report: Any
 ) -> list[dict[str, Any]]:
     """One record a network: how it was set, how it learned, what it comes to on held-out images."""
-    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-    held_out = len(labels) // HELD_OUT
+    images, labels = dataset.train_images, dataset.train_labels
+    held_out, rest = split(len(labels))
     rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
+    members = population.Members(seeds, seeds, rates, augment=settings.augment or None)
     scaling = {"mean": dataset.mean, "std": dataset.std}
     trained = population.train(
-        population.Members(
-            seed=seeds,
-            order_seed=seeds,
-            learning_rate=rates,
-            augment=settings.augment or None,
-        ),
-        images[held_out:],
-        labels[held_out:],
+        members,
+        jnp.asarray(images[rest]),
+        jnp.asarray(labels[rest]),
         optimizer=part.optimizer,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -136,8 +141,10 @@ def train_slice(
         report=report,
         **scaling,
     )
-    logits = population.predict(trained.params, images[:held_out], **scaling)
-    accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, labels[:held_out])
+    logits = population.predict(trained.params, jnp.asarray(images[held_out]), **scaling)
+    accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, jnp.asarray(labels[held_out]))
+    # JSON has no NaN.
+    number = lambda loss: round(float(loss), 5) if np.isfinite(loss) else None
     return [
         {
             "optimizer": part.optimizer,
@@ -145,11 +152,7 @@ def train_slice(
             "seed": seed,
             "finite": bool(trained.finite[i]),
             "accuracy": float(accuracies[i]),
-            # JSON has no NaN.
-            "loss_curve": [
-                round(float(loss), 5) if np.isfinite(loss) else None
-                for loss in trained.curves["loss"][i]
-            ],
+            "loss_curve": [number(loss) for loss in trained.curves["loss"][i]],
         }
         for i, (rate, seed) in enumerate(part.cells)
     ]
@@ -178,8 +181,9 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     for row in rows:
-        rivals = [r["mean"] for r in rows if r["optimizer"] == row["optimizer"] and r["mean"]]
-        row["best"] = row["mean"] is not None and row["mean"] == max(rivals)
+        rivals = [r["mean"] for r in rows if r["optimizer"] == row["optimizer"]]
+        best = max((mean for mean in rivals if mean is not None), default=None)
+        row["best"] = best is not None and row["mean"] == best
     return rows
 
 
@@ -195,8 +199,16 @@ def describe(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(settings: SweepSettings, dataset: data.Dataset, path: Path) -> list[dict[str, Any]]:
-    """Trains what `path` does not hold yet; all records, in the order of the grid.
+def run(
+    settings: SweepSettings,
+    dataset: data.Dataset,
+    path: Path,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Trains what `path` does not hold yet, one line a slice to `report`.
+
+    Returns:
+      All records, in the order of the grid.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
@@ -205,13 +217,16 @@ def run(settings: SweepSettings, dataset: data.Dataset, path: Path) -> list[dict
     now, then = workdir.describe(settings, dataset), workdir.read_config(path)
     if then:
         workdir.require_same_run(path, settings, now, then)
-    workdir.write_config(path, now)
+        if changes := workdir.changes(now, then):
+            report(f"note: since the sweep began, {changes}: last bits may come out otherwise")
+    else:
+        workdir.write_config(path, now)
     folder, slices, records = path / "slices", plan(settings), []
     folder.mkdir(exist_ok=True)
-    examples = len(dataset.train_labels) - len(dataset.train_labels) // HELD_OUT
-    updates = settings.epochs * (examples // settings.batch_size)
-    total = updates * sum(len(part.cells) for part in slices)
-    with tqdm(total=total, unit="update", leave=False, disable=None) as bar:
+    _, rest = split(len(dataset.train_labels))
+    updates = settings.epochs * (len(rest) // settings.batch_size)
+    networks = sum(len(part.cells) for part in slices)
+    with tqdm(total=updates * networks, unit="update", leave=False, disable=None) as bar:
         for part in slices:
             file = part.file(folder)
             if file.exists():
@@ -222,6 +237,7 @@ def run(settings: SweepSettings, dataset: data.Dataset, path: Path) -> list[dict
             new = train_slice(settings, part, dataset, bar.update)
             workdir.replace(file, json.dumps(new) + "\n")
             records += new
+            report(f"{part.optimizer}: {len(records)} of {networks} networks are trained")
     return records
 
 
@@ -238,18 +254,39 @@ def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
     Raises:
       ValueError: the batch is larger than what is left to train on.
     """
-    examples = len(dataset.train_labels) - len(dataset.train_labels) // HELD_OUT
-    if settings.batch_size > examples:
+    _, rest = split(len(dataset.train_labels))
+    if settings.batch_size > len(rest):
         raise ValueError(
-            f"--batch_size={settings.batch_size}: only {examples} images of {dataset.name} are "
+            f"--batch_size={settings.batch_size}: only {len(rest)} images of {dataset.name} are "
             "left to train on"
         )
     epochs = settings.epochs or (30 if dataset.name == "digits" else 5)
     return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
 
 
+def say(line: str) -> None:
+    """At once, also into a file, and above the progress bar."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def conclude(records: Sequence[dict[str, Any]], path: Path) -> str:
+    """Writes `sweep.json` and `sweep.png`, prints the table; the best setting, for a person."""
+    rows = summarise(records)
+    workdir.replace(path / "sweep.json", json.dumps({"rows": rows, "networks": records}) + "\n")
+    figures.sweep(rows, records).savefig(path / "sweep.png", dpi=150)
+    print(describe(rows))
+    best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)
+    if best is None:
+        cli.fail("every setting diverged: try smaller --learning_rates", 1)
+    return (
+        f"best: {best['optimizer']} at {best['learning_rate']:g}, {best['mean']:.2%} of the "
+        f"held-out images; {path / 'sweep.png'}"
+    )
+
+
 def main(argv: Sequence[str]) -> None:
-    settings = cli.parse(SweepSettings, argv, __doc__)
+    settings, path = cli.parse(SweepSettings, argv, __doc__), None
     cli.enable_compilation_cache()
     cli.make_cores_devices()
     with contextlib.ExitStack() as stack:
@@ -261,25 +298,15 @@ def main(argv: Sequence[str]) -> None:
             if dataset.note:
                 print(dataset.note)
             print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
-            records = run(settings, dataset, path)
+            print(conclude(run(settings, dataset, path, say), path))
         except ValueError as error:
             cli.fail(error)
         except OSError as error:
             cli.fail(error, 1)
         except KeyboardInterrupt:
-            print(f"stopped: the same command with --workdir={path} goes on")
+            goes_on = f": the same command with --workdir={path} goes on"
+            print("stopped" + (goes_on if path else " before training began"))
             raise SystemExit(130) from None
-        rows = summarise(records)
-        workdir.replace(path / "sweep.json", json.dumps({"rows": rows, "networks": records}) + "\n")
-        figures.sweep(rows, records).savefig(path / "sweep.png", dpi=150)
-        print(describe(rows))
-        best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)
-        if best is None:
-            cli.fail("every setting diverged: try smaller --learning_rates", 1)
-        print(
-            f"best: {best['optimizer']} at {best['learning_rate']:g}, {best['mean']:.2%} of the "
-            f"held-out images; {path / 'sweep.png'}"
-        )
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from lenet_jax import data, figures, sweep, workdir
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
+FLAGS = [f"--{name}={value}" for name, value in SMALL.items()]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,24 @@ def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
     assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
     assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
     assert max(len(part.cells) for part in sweep.plan(sweep.SweepSettings())) <= 8
+
+
+def test_a_rate_is_tried_once_and_two_that_are_nearly_the_same_have_files_of_their_own(tmp_path):
+    settings = sweep.SweepSettings(
+        optimizers="sgd", learning_rates="0.1,0.10000001,0.1", seeds=2, slice_size=2
+    )
+    assert settings.rates("sgd") == [0.1, 0.10000001]
+    assert len({part.file(tmp_path) for part in sweep.plan(settings)}) == 2
+
+
+@pytest.mark.parametrize("count", [1437, 60_000])
+def test_the_held_out_sixth_has_all_classes_though_the_images_are_sorted_by_them(count):
+    held_out, rest = sweep.split(count)
+    assert len(held_out) == count // 6
+    assert sorted([*held_out, *rest]) == list(range(count))
+    classes = np.bincount(np.arange(count)[held_out] * 10 // count, minlength=10)
+    assert classes.min() > 0.5 * len(held_out) / 10
+    np.testing.assert_array_equal(held_out, sweep.split(count)[0])
 
 
 def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):
@@ -61,6 +81,19 @@ def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):
     assert json.dumps(again) == json.dumps(records)
 
 
+def test_a_sweep_that_goes_on_keeps_its_description_and_says_what_has_changed(
+    swept, digits, monkeypatch
+):
+    path, settings, _ = swept
+    began = workdir.read_config(path)
+    now = began | {"machine": began["machine"] | {"cores": 1000}}
+    monkeypatch.setattr(workdir, "describe", lambda *_: now)
+    lines = []
+    sweep.run(settings, digits, path, lines.append)
+    assert workdir.read_config(path) == began
+    assert [line for line in lines if "since the sweep began" in line and "to 1000" in line]
+
+
 def test_another_sweep_in_its_folder_is_refused_by_name(swept, digits):
     path, _, _ = swept
     other = sweep.resolve(sweep.SweepSettings(**SMALL | {"seeds": 3}), digits)
@@ -87,6 +120,8 @@ def test_the_summary_is_numpys_mean_and_deviation_and_the_best_of_each_optimizer
     assert rows[0]["mean"] == pytest.approx(0.91)
     assert rows[0]["sd"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
     assert rows[2]["mean"] is None
+    (lost,) = sweep.summarise([record("sgd", 0.1, 0.0)])
+    assert lost["best"]
     text = sweep.describe(rows)
     assert "96.00 ± 1.41 %   best" in text
     assert "1 of 2 diverged" in text
@@ -112,17 +147,45 @@ def test_a_bad_flag_is_one_line(flag, words, capsys):
     assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
+def run_main(*flags):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["sweep", "--dataset=digits", *flags])
+    return stop.value.code
+
+
+def test_ctrl_c_before_there_is_a_folder_is_one_line(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupted)
+    assert run_main() == 130
+    assert capsys.readouterr().out == "stopped before training began\n"
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_line(swept, monkeypatch, capsys):
+    path, _, _ = swept
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figures, "sweep", full)
+    assert run_main(f"--workdir={path}", *FLAGS) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
 def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swept):
     path, _, _ = swept
-    flags = [f"--{name}={value}" for name, value in SMALL.items()]
+    for file in (path / "slices").glob("sgd-*"):
+        file.unlink()
     ended = subprocess.run(
-        [sys.executable, "-m", "lenet_jax.sweep", "--dataset=digits", *flags, f"--workdir={path}"],
+        [sys.executable, "-m", "lenet_jax.sweep", "--dataset=digits", *FLAGS, f"--workdir={path}"],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].startswith("best: adam at 0.001, ")
+    assert "sgd: 4 of 8 networks are trained\n" in ended.stdout  # also where there is no bar
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((path / "sweep.json").read_text())["rows"]
     assert len(rows) == 4
