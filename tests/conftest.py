@@ -3,8 +3,10 @@
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import browser
 import jax
 import pytest
 
@@ -43,3 +45,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Settings(dataset="digits", epochs=2, learning_rate=3e-3, workdir=str(path))
     train.fit(train.resolve(settings, dataset), dataset, path, lambda line: None)
     return path
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A page in a browser, for the tests of one file."""
+    if browser.find() is None:
+        pytest.skip(f"there is no browser: none of {', '.join(browser.NAMES)} is in PATH")
+    with browser.started(tmp_path_factory.mktemp("profile") / "new") as window:
+        yield window

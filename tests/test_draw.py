@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from drawn_digits import DRAWN, Point, drag, on_screen
 from PIL import Image, ImageDraw
 from tutorial_net import Net
 
@@ -21,9 +21,6 @@ from lenet_jax.data import picture
 from lenet_jax.epoch import predict
 from lenet_jax.model import LeNet
 from lenet_jax.settings import Settings
-
-Point = tuple[float, float]
-
 
 # --- the file ---
 
@@ -62,15 +59,6 @@ def test_each_data_set_has_a_frame(name):
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    """A browser that has been started."""
-    if browser.find() is None:
-        pytest.skip(f"there is no browser: none of {', '.join(browser.NAMES)} is in PATH")
-    with browser.started(tmp_path_factory.mktemp("profile") / "new") as window:
-        yield window
 
 
 @pytest.fixture
@@ -121,45 +109,6 @@ def test_it_loads_nothing_and_complains_of_nothing(on_digits):
 
 
 # --- drawing ---
-
-
-def line(*corners: Point) -> list[Point]:
-    return [
-        (x0 + (x1 - x0) * i / 4, y0 + (y1 - y0) * i / 4)
-        for (x0, y0), (x1, y1) in itertools.pairwise(corners)
-        for i in range(5)
-    ]
-
-
-def arc(x: float, y: float, width: float, height: float, start: int, stop: int) -> list[Point]:
-    """Around (x, y); 0 degrees is to the right, 90 down."""
-    angles = [math.radians(start + (stop - start) * i / 16) for i in range(17)]
-    return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
-
-
-# Digits as a hand draws them: strokes, in parts of the pad's side.
-DRAWN = {
-    0: [arc(0.5, 0.5, 0.2, 0.3, -90, 270)],
-    1: [line((0.5, 0.2), (0.5, 0.8))],
-    2: [arc(0.5, 0.35, 0.18, 0.15, -170, 40) + line((0.62, 0.47), (0.32, 0.8), (0.7, 0.8))],
-    3: [arc(0.47, 0.35, 0.16, 0.14, -150, 90) + arc(0.47, 0.64, 0.19, 0.16, -90, 140)],
-    4: [line((0.4, 0.2), (0.3, 0.52), (0.7, 0.52)), line((0.6, 0.25), (0.57, 0.82))],
-    5: [line((0.65, 0.2), (0.4, 0.2), (0.38, 0.45)) + arc(0.48, 0.61, 0.18, 0.18, -130, 140)],
-    6: [line((0.6, 0.2), (0.42, 0.4), (0.36, 0.6)) + arc(0.5, 0.65, 0.14, 0.15, 180, 540)],
-    7: [line((0.3, 0.22), (0.7, 0.22), (0.45, 0.8))],
-    8: [arc(0.5, 0.35, 0.14, 0.14, 90, 450) + arc(0.5, 0.65, 0.16, 0.16, -90, 270)],
-    9: [arc(0.5, 0.37, 0.15, 0.15, 0, 360) + line((0.65, 0.37), (0.62, 0.8))],
-}
-
-
-def on_screen(window: browser.Browser, stroke: list[Point]) -> list[Point]:
-    box = window.evaluate("(({x, y, width}) => [x, y, width])(pad.getBoundingClientRect())")
-    return [(box[0] + x * box[2], box[1] + y * box[2]) for x, y in stroke]
-
-
-def drag(window: browser.Browser, strokes: list[list[Point]]) -> None:
-    for stroke in strokes:
-        window.drag(on_screen(window, stroke))
 
 
 def answer(window: browser.Browser) -> str:

@@ -68,6 +68,18 @@ def test_the_page_reaches_for_nothing(page):
     assert any("default-src 'none'" in value for value in values)
 
 
+@pytest.mark.parametrize("width", [320, 1100])
+def test_a_browser_shows_all_of_it_and_complains_of_nothing(width, reported, window):
+    window.open(reported / "report" / "index.html", width, 900)
+    window.settle()
+    told = {event["method"] for event in window.events}
+    assert not {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"} & told
+    widths = window.evaluate("[...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) == len(NAMES)
+    assert min(widths) > 0
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_what_comes_from_files_is_text_and_not_html(page):
     assert "script" not in {tag for tag, _ in page.tags}
     assert EVIL.replace("/", "-") in page.text
