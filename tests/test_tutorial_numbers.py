@@ -18,12 +18,18 @@ def written() -> dict:
 
 
 @pytest.fixture(scope="module")
-def live() -> dict:
-    """A small population, today's code."""
+def pytorch() -> dict:
+    """A small population of PyTorch's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pytorch = statistics(tutorial_numbers.pytorch_networks(seed=0, number=500))
     torch.set_num_threads(threads)
+    return pytorch
+
+
+@pytest.fixture(scope="module")
+def live(pytorch) -> dict:
+    """One of ours, today's code, beside it."""
     return compare(statistics(tutorial_numbers.our_networks(seed=0, number=1000)), pytorch)
 
 
@@ -47,6 +53,15 @@ def test_a_wrong_initialisation_is_told_apart_by_the_tutorials_own_numbers(writt
     rows = written["comparisons"][wrong]
     assert not is_ordinary(rows["output, standard deviation"])
     assert rows["output, standard deviation"]["p"] < 1e-40
+
+
+def test_zero_biases_are_told_apart_by_todays_code(pytorch):
+    zeros = WRONG["zero biases"]
+    networks = tutorial_numbers.our_networks(seed=1, number=2000, initialise=zeros)
+    row = compare(statistics(networks), pytorch)["output, standard deviation"]
+    assert not is_ordinary(row)
+    assert row["p"] < 1e-40
+    assert row["distance"] > 0.7  # the whole populations': 0.80
 
 
 def test_the_loss_alone_tells_zero_biases_from_nothing(written):
