@@ -4,7 +4,7 @@ Prints at each step what the tutorial prints there. The random numbers come from
 every run prints the same; tests/test_tutorial.py lets live PyTorch compute them again from the same
 weights. tutorial.md shows both languages side by side.
 
-    python experiments/tutorial.py
+    python experiments/tutorial.py | tee experiments/results/tutorial.txt
 
 About a minute on 2 cores, most of it compiling. It trains on the digits and needs no network.
 """
@@ -174,7 +174,7 @@ def back_propagate(params: Any, image: jax.Array, target: jax.Array) -> Any:
     """3.3: conv1.bias's gradient before and after."""
     bias = params["conv1"]["bias"]
     print("conv1.bias's gradient before")  # zeros in the tutorial, None in PyTorch since 2.0
-    print(f"None: hasattr(bias, 'grad') is {hasattr(bias, 'grad')}")
+    print(f"hasattr(bias, 'grad') is {hasattr(bias, 'grad')}: an array has no place for one")
     grads = jax.grad(loss_of)(params, image, target)
     print("conv1.bias's gradient after")
     print(grads["conv1"]["bias"])
