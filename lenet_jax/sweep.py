@@ -30,6 +30,8 @@ from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an optimizer's default rate: the grid if none is given
 HELD_OUT = 6  # one image in so many
 
+Report = Callable[[Any], None]
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepSettings:
@@ -121,7 +123,7 @@ def split(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_slice(
-    settings: SweepSettings, part: Slice, dataset: data.Dataset, report: Any
+    settings: SweepSettings, part: Slice, dataset: data.Dataset, report: Report
 ) -> list[dict[str, Any]]:
     """One record a network: how it was set, how it learned, what it comes to on held-out images."""
     images, labels = dataset.train_images, dataset.train_labels
@@ -200,15 +202,9 @@ def describe(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def run(
-    settings: SweepSettings,
-    dataset: data.Dataset,
-    path: Path,
-    report: Callable[[str], None] = print,
+    settings: SweepSettings, dataset: data.Dataset, path: Path, report: Report = print
 ) -> list[dict[str, Any]]:
-    """Trains what `path` does not hold yet, one line a slice to `report`.
-
-    Returns:
-      All records, in the order of the grid.
+    """Trains what `path` does not hold yet, one line a slice to `report`; all records, in order.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
