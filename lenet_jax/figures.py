@@ -99,7 +99,7 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
     above.plot(confidence[many], accuracy[many], "o-", color=BLUE, ms=4, label="the network")
     if few.any():  # chance decides where they are
         style = {"color": BLUE, "markerfacecolor": "white", "ms": 4, "label": f"under {FEW} images"}
-        above.plot(confidence[few], accuracy[few], "o", **style)
+        above.plot(confidence[few], accuracy[few], "o", clip_on=False, **style)
     above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     above.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
     below.bar(centres[there], count[there], width, color=BLUE)

@@ -302,8 +302,8 @@ th, td {{ padding: 3px 14px 3px 0; text-align: left; vertical-align: top;
 th {{ font-weight: 600; white-space: nowrap; }}
 #compared {{ overflow-x: auto; }}
 #compared td {{ white-space: nowrap; }}
-.settings {{ display: grid; gap: 24px;
-  grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }}
+.settings {{ columns: 300px; column-gap: 24px; }}
+.settings div {{ break-inside: avoid; padding-bottom: 20px; }}
 </style>
 </head>
 <body>
