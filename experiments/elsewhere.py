@@ -1,0 +1,205 @@
+"""Does it read digits that neither MNIST nor we made, and are the exports the same network?
+
+Trains on MNIST with distorted copies (or takes a finished run), and asks `predict` about digits of
+ten fonts that come with matplotlib: printed, photographed (turned, out of focus, unevenly lit,
+grainy), and photographed in two colours and kept as JPEG; the pictures go through files, as a
+person's do. Then writes every export, runs it by what it is for, and compares the logits of 1,000
+test images with ours. Opens the report and the page to draw on in a browser, if one is here.
+
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/elsewhere.py [--workdir=runs/mnist]
+
+Writes results/elsewhere.{json,md} and, by the browser, results/{report,draw}.png; 2 minutes on 2
+cores.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import _mnist
+import browser
+import drawn_digits
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _results import path, write_json, write_markdown
+from PIL import Image
+
+from lenet_jax import cli, data, epoch, evaluate, export, interchange, predict, report, train
+from lenet_jax import trained as runs
+from lenet_jax.model import LeNet
+from lenet_jax.settings import Settings
+
+EPOCHS, COMPARED, COPIES = 5, 1000, 5  # copies of each digit and font that are photographed
+FORMS = {  # name -> (what is saved as which file, and how, of which there are so many copies)
+    "printed": (lambda digit, font, rng: drawn_digits.printed(digit, font), "png", {}, 1),
+    "photographed": (drawn_digits.photographed, "png", {}, COPIES),
+    "in colour, JPEG": (
+        lambda *what: drawn_digits.in_colour(drawn_digits.photographed(*what), what[-1]),
+        *("jpg", {"quality": 75}, COPIES),
+    ),
+}
+
+
+def train_one(mnist: data.Dataset, folder: Path) -> Path:
+    """A run in `folder`; beside it, under a name of no machine, the folder of its data."""
+    source = os.environ.get("LENET_JAX_TEST_DATA")
+    if source:
+        (folder / "mnist").symlink_to(Path(source).resolve())
+        mnist = data.load("mnist", "mnist")
+    settings = Settings(
+        dataset="mnist", data_dir="mnist" if source else None, epochs=EPOCHS, augment=1.0
+    )
+    run = Path("runs", "mnist")
+    run.mkdir(parents=True)
+    train.fit(train.resolve(settings, mnist), mnist, run)
+    return run
+
+
+def read(run: runs.TrainedRun, file: Path) -> dict[str, dict[str, list[int]]]:
+    """form -> font -> [right, asked]."""
+    found = {}
+    for form, (make, suffix, how, copies) in FORMS.items():
+        found[form], rng = {}, np.random.default_rng(0)
+        for font in drawn_digits.FONTS:
+            labels = np.repeat(np.arange(10), copies)
+            images = []
+            for digit in labels.tolist():
+                picture = file.with_suffix(f".{suffix}")
+                Image.fromarray(make(digit, font, rng)).save(picture, **how)
+                images.append(predict.prepare(picture, run))
+            taken = predict.probabilities(run, images).argmax(axis=1)
+            found[form][font] = [int(np.sum(taken == labels)), len(labels)]
+    return found
+
+
+# --- the exports: uint8 [N, 32, 32, 1] to logits [N, 10], each by what it was made for ---
+
+
+def in_pytorch(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarray:
+    import torch
+    from safetensors.torch import load_file
+    from tutorial_net import Net
+
+    net = Net()
+    net.load_state_dict(load_file(file), strict=True)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2) / 255).float()
+    with torch.no_grad():
+        return net((x - run.scaling["mean"]) / run.scaling["std"]).numpy()
+
+
+def read_back(run: runs.TrainedRun, file: Path, images: np.ndarray) -> jax.Array:
+    params, _ = interchange.read_params(file)
+    return epoch.predict(LeNet(), params, jnp.asarray(images), **run.scaling)
+
+
+def in_jax_alone(run: runs.TrainedRun, file: Path, images: np.ndarray) -> jax.Array:
+    return jax.export.deserialize(bytearray(file.read_bytes())).call(images)
+
+
+def in_onnxruntime(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return session.run(None, {"pixels": images})[0]
+
+
+def in_browser(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarray:
+    if browser.find() is None:
+        raise ImportError("there is no browser")
+    with tempfile.TemporaryDirectory() as folder, browser.started(Path(folder, "new")) as window:
+        window.open(file)
+        pixels = images.reshape(len(images), -1).tolist()
+        return np.array(window.evaluate(f"{pixels}.map((p) => Array.from(forward(p).logits))"))
+
+
+EXPORTS: dict[str, tuple[str, Callable]] = {
+    "PyTorch, the tutorial's `Net`, `strict=True`": ("torch", in_pytorch),
+    "`--init_from`, there and back": ("torch", read_back),
+    "StableHLO in `jax.export`": ("stablehlo", in_jax_alone),
+    "ONNX in onnxruntime": ("onnx", in_onnxruntime),
+    "JavaScript in the page, in Chromium": ("html", in_browser),
+}
+
+
+def differences(run: runs.TrainedRun, images: np.ndarray) -> dict[str, float]:
+    """name -> the largest difference of a logit from ours, to the largest logit."""
+    ours, found = np.asarray(evaluate.classify(run, images)), {}
+    for name, (form, logits_in) in EXPORTS.items():
+        try:
+            settings = export.ExportSettings(workdir=str(run.path), format=form)
+            file = export.export(settings, lambda line: None)
+            found[name] = float(
+                np.abs(np.asarray(logits_in(run, file, images)) - ours).max() / np.abs(ours).max()
+            )
+        except (ImportError, ValueError) as error:  # what is not installed has no row
+            print(f"{name}: left out ({error})")
+    return found
+
+
+def show(run: runs.TrainedRun) -> None:
+    """Takes the pictures of both pages."""
+    settings = export.ExportSettings(workdir=str(run.path), format="html")
+    page = export.export(settings, lambda line: None)
+    with tempfile.TemporaryDirectory() as folder, browser.started(Path(folder, "new")) as window:
+        window.open(run.path / "report" / "index.html", 1100, 900)
+        window.screenshot(path("report.png"))
+        window.open(page, 1000, 900)
+        drawn_digits.drag(window, drawn_digits.DRAWN[3])
+        window.settle()
+        window.screenshot(path("draw.png"))
+    for name in ("report.png", "draw.png"):
+        image = Image.open(path(name)).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(path(name), optimize=True)
+
+
+def table(read: dict, different: dict[str, float]) -> str:
+    lines = [
+        f"Digits that are read, of 10 fonts (`--augment=1`, {EPOCHS} epochs on MNIST):",
+        "",
+        "| font | " + " | ".join(read) + " |",
+        "|---" + "|--:" * len(read) + "|",
+    ]
+    for font in drawn_digits.FONTS:
+        cells = (f"{right} of {asked}" for right, asked in (fonts[font] for fonts in read.values()))
+        lines.append(f"| {font} | " + " | ".join(cells) + " |")
+    sums = [np.sum(list(fonts.values()), axis=0) for fonts in read.values()]
+    shares = (f"**{right / asked:.1%}** of {asked:,}" for right, asked in sums)
+    lines += ["| all | " + " | ".join(shares) + " |", ""]
+    lines += ["| exported to | largest difference from our logits |", "|---|--:|"]
+    lines += [
+        f"| {name} | {value:.1e} |" if value else f"| {name} | 0 |"
+        for name, value in different.items()
+    ]
+    lines += ["", f"Of {COMPARED:,} test images, relative to their largest logit."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workdir", type=Path)
+    arguments = parser.parse_args()
+    mnist = _mnist.load()
+    cli.enable_compilation_cache()
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.workdir:
+            run = runs.load(arguments.workdir)
+        else:
+            os.chdir(folder)  # so that the report's paths are those of no machine
+            run = runs.load(train_one(mnist, Path(folder)))
+        found = read(run, Path(folder, "digit"))
+        different = differences(run, mnist.test_images[:COMPARED])
+        if browser.find():
+            report.main(["report", f"--workdir={run.path}"])
+            show(run)
+        os.chdir(before)
+    write_json("elsewhere", {"read": found, "differences": different, "step": run.step})
+    write_markdown("elsewhere", table(found, different))
+    print(table(found, different))
+
+
+if __name__ == "__main__":
+    main()
