@@ -155,9 +155,10 @@ def show(run: runs.TrainedRun) -> None:
         image.quantize(256, dither=Image.Dither.NONE).save(path(name), optimize=True)
 
 
-def table(read: dict, different: dict[str, float]) -> str:
+def table(settings: dict, read: dict, different: dict[str, float]) -> str:
     lines = [
-        f"Digits that are read, of 10 fonts (`--augment=1`, {EPOCHS} epochs on MNIST):",
+        f"Digits that are read, of 10 fonts (`--augment={settings['augment']:g}`, "
+        f"{settings['epochs']} epochs on MNIST):",
         "",
         "| font | " + " | ".join(read) + " |",
         "|---" + "|--:" * len(read) + "|",
@@ -197,8 +198,9 @@ def main() -> None:
             show(run)
         os.chdir(before)
     write_json("elsewhere", {"read": found, "differences": different, "step": run.step})
-    write_markdown("elsewhere", table(found, different))
-    print(table(found, different))
+    text = table(run.config["settings"], found, different)
+    write_markdown("elsewhere", text)
+    print(text)
 
 
 if __name__ == "__main__":
