@@ -4,11 +4,12 @@ A run on the digits (8 epochs, saved after each and every 20 steps) is compared,
 with the same run stopped at random moments and started again: the parameters, the optimizer's
 state, the metrics (but for the two fields of the clock) and the logits of the test images. Every
 second kill waits for a save to have begun. Then copies of its checkpoints are damaged in random
-places, and the time is taken for which a save holds up the training.
+places, and whole runs are timed with their saves and without: on two cores a save takes from the
+training what it needs itself. MNIST is timed, too, if LENET_JAX_TEST_DATA names a folder with it.
 
     python experiments/kill.py
 
-Prints each kill and writes results/faults.{json,md}; about 5 minutes on 2 cores.
+Prints each kill and writes results/faults.{json,md}; about 8 minutes on 2 cores.
 Seeds are fixed; the moments depend on the machine.
 """
 
@@ -106,30 +107,40 @@ def finish(path: Path, cache: Path) -> float:
     return time.perf_counter() - started
 
 
-def is_saving(path: Path) -> bool:
-    return any(path.glob(f"{workdir.CHECKPOINTS}/*{checkpoint.UNFINISHED}*"))
+def unfinished(path: Path) -> set[str]:
+    """The names of the checkpoints that are being written, or were when their process ended."""
+    found = path.glob(f"{workdir.CHECKPOINTS}/step_*{checkpoint.UNFINISHED}*")
+    return {file.name for file in found}
 
 
 def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random) -> str:
     """Starts the run, stops it at a random moment, and says in the midst of what that was."""
+    leftovers = unfinished(path)  # of the kill before
+
+    def is_saving() -> bool:
+        now = unfinished(path)
+        leftovers.intersection_update(now)  # the run clears them away and may use a name again
+        return bool(now - leftovers)
+
     with start(path, cache) as process:
         header = process.stdout.readline()
         epoch = len(workdir.read_metrics(path)) + rng.randrange(2)
-        is_time = (
-            (lambda: is_saving(path))
-            if in_save
-            else (lambda: len(workdir.read_metrics(path)) >= epoch)
-        )
-        while process.poll() is None and not is_time():
+        while process.poll() is None:
+            saving = is_saving()
+            if saving if in_save else len(workdir.read_metrics(path)) >= epoch:
+                break
             time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.1 if in_save else 1))
+        moment = time.monotonic() + rng.uniform(0, 0.1 if in_save else 1)
+        while time.monotonic() < moment:
+            is_saving()
+            time.sleep(0.0005)
         process.send_signal(signum)
         out = header + process.communicate()[0]
     if process.returncode == 0:
         return "too late: it was finished"
     if process.returncode not in (-signum, 128 + signum):
         raise RuntimeError(f"the run ended with {process.returncode}:\n{out}")
-    if is_saving(path):
+    if is_saving():
         return "in a save"
     return "in an epoch" if checkpoint.steps(path / workdir.CHECKPOINTS) else "before a checkpoint"
 
@@ -195,28 +206,7 @@ def damage_checkpoints(path: Path, folder: Path, cases: int) -> list[dict[str, A
     return rows
 
 
-# --- how long a save holds up the training ---
-
-
-def measure_saves(path: Path, folder: Path, saves: int = 30) -> dict[str, float]:
-    """Milliseconds: what the training waits for, and what a thread does meanwhile."""
-    like = train.saved_part(shapes())
-    found = checkpoint.newest(path / workdir.CHECKPOINTS, like, print)
-    state = jax.tree.map(jnp.array, found.tree)
-    waits, totals = [], []
-    with checkpoint.Saver(folder / "timed", keep=3) as saver:
-        for step in range(saves):
-            started = time.perf_counter()
-            saver.save(step, jax.tree.map(np.array, state), found.note)
-            waits.append(1e3 * (time.perf_counter() - started))
-            saver.wait()
-            totals.append(1e3 * (time.perf_counter() - started))
-    return {
-        "saves": saves,
-        "training_waits_ms_median": statistics.median(waits[1:]),  # the first imports orbax
-        "training_waits_ms_max": max(waits[1:]),
-        "until_on_disk_ms_median": statistics.median(totals[1:]),
-    }
+# --- what the saves cost ---
 
 
 class NoSaver:
@@ -233,22 +223,31 @@ class NoSaver:
     def wait(self) -> None: ...
 
 
-def measure_runs(folder: Path, repeats: int = 3) -> dict[str, Any]:
-    """Seconds of a whole run of 30 epochs of the digits, with its 30 saves and without, in turn."""
-    dataset = data.load("digits")
-    settings = train.resolve(Settings(dataset="digits"), dataset)
+def measure_saves(
+    folder: Path, dataset: data.Dataset, epochs: int | None, repeats: int
+) -> dict[str, Any]:
+    """Seconds of whole runs with a save after each epoch and without, in turn."""
+    settings = train.resolve(Settings(dataset=dataset.name, epochs=epochs), dataset)
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     saver = checkpoint.Saver
-    for repeat in range(repeats + 1):  # the first compiles
+    for repeat in range(repeats + 1):  # the first compiles, and imports orbax
         for kind, times in seconds.items():
-            path = folder / f"{kind}-{repeat}"
+            path = folder / f"{dataset.name}-{kind}-{repeat}"
             path.mkdir()
             checkpoint.Saver = saver if kind == "with" else NoSaver
             started = time.perf_counter()
             train.fit(settings, dataset, path, lambda line: None)
             times.append(time.perf_counter() - started)
     checkpoint.Saver = saver
-    return {"epochs": settings.epochs, **{kind: times[1:] for kind, times in seconds.items()}}
+    measured = {kind: times[1:] for kind, times in seconds.items()}
+    return {"data": dataset.name, "epochs": settings.epochs, **measured}
+
+
+def measure_all_saves(folder: Path) -> list[dict[str, Any]]:
+    found = [measure_saves(folder, data.load("digits"), None, repeats=5)]
+    if mnist := os.environ.get("LENET_JAX_TEST_DATA"):
+        found.append(measure_saves(folder, data.load("mnist", mnist), 3, repeats=5))
+    return found
 
 
 def sentences(found: dict[str, Any]) -> str:
@@ -263,21 +262,42 @@ def sentences(found: dict[str, Any]) -> str:
         stops = [count[moment] for moment in ("before a checkpoint", "in an epoch", "in a save")]
         same = sum(row["same_bits"] for row in rows)
         cells = [name, len(rows), sum(stops), *stops, f"{same} of {len(rows)}"]
+        if name == "SIGTERM":
+            cells[-2] = "-"  # it waits for the end of a save
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "| damage to a random file of the newest checkpoint | handled |", "|---|--:|"]
     lines += [
         f"| {row['damage']} | {row['handled']} of {row['tried']} |" for row in found["damage"]
     ]
-    saves, runs = found["saves"], found["runs"]
     lines += [
         "",
-        f"A save holds up the training for {saves['training_waits_ms_median']:.1f} ms (median of "
-        f"{saves['saves'] - 1}, at most {saves['training_waits_ms_max']:.1f} ms) and is on disk "
-        f"after {saves['until_on_disk_ms_median']:.0f} ms. {runs['epochs']} epochs of the digits "
-        f"with a save after each take {statistics.median(runs['with']):.2f} s, without "
-        f"{statistics.median(runs['without']):.2f} s (medians of {len(runs['with'])}, in turn).",
+        "| whole runs in turn | with saves, s | without, s | a save, s | in pairs | share |",
+        "|---|--:|--:|--:|---|--:|",
+    ]
+    lines += map(cost, found["saves"])
+    lines += [
+        "",
+        f"Load average after these: {found['load']:.1f}; above 2, others were at work, too.",
     ]
     return "\n".join(lines)
+
+
+def cost(run: dict[str, Any]) -> str:
+    """A row: medians, and what a save costs in each pair of runs, as a machine has its moods."""
+    each = sorted(
+        (one - other) / run["epochs"]
+        for one, other in zip(run["with"], run["without"], strict=True)
+    )
+    a_save, without = statistics.median(each), statistics.median(run["without"])
+    cells = [
+        f"{run['data']}, {run['epochs']} epochs with a save after each, {len(each)} pairs",
+        f"{statistics.median(run['with']):.2f}",
+        f"{without:.2f}",
+        f"**{a_save:.3f}**",
+        f"{each[0]:.3f} to {each[-1]:.3f}",
+        f"{a_save * run['epochs'] / without:.0%}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -294,9 +314,9 @@ def main() -> None:
                 *kill_runs(folder, reference, signal.SIGTERM, runs=2, kills=4),
             ],
             "damage": damage_checkpoints(folder / "reference", folder, cases=25),
-            "saves": measure_saves(folder / "reference", folder),
-            "runs": measure_runs(folder),
+            "saves": measure_all_saves(folder),
         }
+    found["load"] = os.getloadavg()[1]  # over five minutes
     found["minutes"] = (time.perf_counter() - started) / 60
     write_json("faults", found)
     write_markdown("faults", sentences(found))
