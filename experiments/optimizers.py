@@ -151,7 +151,7 @@ def table(rows: list[dict], results: list[dict]) -> str:
         name: stats.ttest_ind(accuracies[first], accuracies[name], equal_var=False).pvalue
         for name in others
     }
-    alike, behind = ([n for n in others if (p[n] >= 0.01) is told] for told in (True, False))
+    alike, behind = ([n for n in others if (p[n] >= 0.01) == told] for told in (True, False))
     names = lambda chosen: ", ".join(f"{name} (p = {p[name]:.2g})" for name in chosen) or "none"
     lines += [
         "",
