@@ -22,7 +22,6 @@ import numpy as np
 
 from lenet_jax import cli, data, epoch, losses, metrics, trained, workdir
 from lenet_jax.model import LeNet
-from lenet_jax.settings import Settings
 from lenet_jax.step import LossFn
 from lenet_jax.trained import TrainedRun
 
@@ -62,8 +61,7 @@ def note(run: TrainedRun, dataset: data.Dataset) -> str:
     own = run.config["data"]
     if dataset.name != own["name"]:
         return ""
-    # The settings have no part in the data's digest.
-    if workdir.describe(Settings(), dataset)["data"]["sha256"] == own.get("sha256"):
+    if workdir.data_digest(dataset) == own.get("sha256"):
         return ""
     return f"note: the images are not those that the run had from {own['source']}"
 

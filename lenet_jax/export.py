@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lenet_jax import cli, draw, interchange, programs, trained
+from lenet_jax import cli, draw, interchange, programs, trained, workdir
 from lenet_jax.trained import TrainedRun
 
 
@@ -92,10 +92,7 @@ def export(settings: ExportSettings, report: Callable[[str], None] = print) -> P
     run = trained.load(settings.workdir, report)
     file = run.path / "export" / f"lenet.{form.suffix}"
     if settings.output is not None:
-        try:
-            file = Path(settings.output).expanduser()
-        except RuntimeError as error:  # ~nobody
-            raise ValueError(f"--output={settings.output}: {error}") from error
+        file = workdir.expand(settings.output, "--output")
     content = form.content(run)
     write(file, content)
     report(f"step {run.step} of {run.path} is in {file} ({len(content):,} bytes)")

@@ -39,7 +39,7 @@ def create(folder: str | None, name: str) -> Path:
       ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = _expand(folder) if folder else Path("runs") / f"{name}-{now}"
+    path = expand(folder) if folder else Path("runs") / f"{name}-{now}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
@@ -65,11 +65,16 @@ def _make_new(path: Path) -> Path:
             new = path.with_name(f"{path.name}-{next(number)}")
 
 
-def _expand(folder: str) -> Path:
+def expand(folder: str, flag: str = "--workdir") -> Path:
+    """A path to write to, as a flag gives it: a shell leaves the ~ of --workdir=~/run as it is.
+
+    Raises:
+      ValueError: it begins with the home folder of nobody.
+    """
     try:
-        return Path(folder).expanduser()  # a shell leaves the ~ of --workdir=~/run as it is
+        return Path(folder).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"--workdir={folder}: there is no such home folder") from error
+        raise ValueError(f"{flag}={folder}: there is no such home folder") from error
 
 
 def chosen_data(settings: Any) -> str | None:
@@ -83,7 +88,7 @@ def chosen_data(settings: Any) -> str | None:
     if settings.dataset or not settings.workdir or not getattr(settings, "resume", True):
         return settings.dataset
     try:
-        config = read_config(_expand(settings.workdir))
+        config = read_config(expand(settings.workdir))
     except OSError:  # `create` says what is wrong with the folder
         return None
     return config["data"].get("name") if config else None
@@ -133,13 +138,6 @@ def set_aside(path: Path) -> Path | None:
 
 def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
     """What decides a run's numbers, as it stands in `config.json`."""
-    arrays = (
-        *(dataset.train_images, dataset.train_labels),
-        *(dataset.test_images, dataset.test_labels),
-    )
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array)
     return {
         "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
         "settings": dataclasses.asdict(settings),
@@ -150,7 +148,7 @@ def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
             "test_images": len(dataset.test_labels),
             "mean": dataset.mean,
             "std": dataset.std,
-            "sha256": digest.hexdigest(),
+            "sha256": data_digest(dataset),
         },
         "machine": {
             "device": jax.devices()[0].device_kind,
@@ -161,6 +159,18 @@ def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
         "versions": {"lenet_jax": _code()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def data_digest(dataset: Dataset) -> str:
+    """SHA-256 of its images and labels."""
+    arrays = (
+        *(dataset.train_images, dataset.train_labels),
+        *(dataset.test_images, dataset.test_labels),
+    )
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array)
+    return digest.hexdigest()
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
