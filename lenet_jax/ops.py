@@ -94,7 +94,7 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     Array([[[[9.]]]], dtype=float32)
     """
     _check(x, kernel, bias)
-    B, _, W, C = x.shape
+    B, H, W, C = x.shape
     k = kernel.shape[0]
     if k * k * C > MAX_TERMS or 2 * (W - k + 1) > MAX_TERMS or B == 0:
         return conv_relu_pool_plain(x, kernel, bias)
@@ -103,7 +103,12 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     tiles = -(-B // LANES)
     lanes = LANE_STEP * -(-B // (LANE_STEP * tiles))
     x = jnp.pad(x.astype(wide), ((0, tiles * lanes - B), (0, 0), (0, 0), (0, 0)))
-    x_TCHWL = x.reshape(tiles, lanes, *x.shape[1:]).transpose(0, 4, 2, 3, 1)
+    x_TLNC = x.reshape(tiles, lanes, H * W, C)
+    if C == 1:  # pixels; what XLA would fuse with their transposition makes it five times as slow
+        x_TCNL = _apart(lambda x_TLN: _row_major(x_TLN.transpose(0, 2, 1)), x_TLNC[..., 0])
+    else:  # cancels out with the transposition at the end of the layer before
+        x_TCNL = x_TLNC.transpose(0, 3, 2, 1)
+    x_TCHWL = x_TCNL.reshape(tiles, C, H, W, lanes)
     out_TKPQL = _tiled(x_TCHWL, kernel.astype(wide), bias.astype(wide))
     out = out_TKPQL.transpose(0, 4, 2, 3, 1)  # [T, L, P, Q, K]
     return out.reshape(-1, *out.shape[2:])[:B].astype(dtype)
@@ -167,7 +172,8 @@ def _convolve_and_pool(x_TCHWL, kernel, bias):
     }
 
     under = lambda i, j: [pixel[i + a, j + b, c] for a, b, c in weight]
-    y = [_sum_of_products(list(weight.values()), under(i, j)) for i, j in CORNERS]
+    # A chain is a row of the kernel: with longer ones, LLVM keeps the wrong things in registers.
+    y = [_sum_of_products(list(weight.values()), under(i, j), chain=k) for i, j in CORNERS]
     best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
     out = jnp.maximum(best + to_TKPQL(bias, 1), 0)
     first = jnp.where(y[0] == best, 0, jnp.where(y[1] == best, 1, jnp.where(y[2] == best, 2, 3)))
@@ -180,32 +186,57 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     A small output (conv2) is summed whole in one expression; of a larger one (conv1) only a row is,
     once for each row of the kernel.
     """
-    T, K, P, Q, L = g_TKPQL.shape
-    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
+    K, P, Q = g_TKPQL.shape[1:4]
     whole = 4 * P * Q <= MAX_TERMS
-    rows, rows_of_g, step = (k, 1, 1) if whole else (P, P, 2)
-    shape = (T, C, rows, k, K, L)
-    g = {}  # (p, q, i, j): g where its maximum came from corner (i, j), else 0
-    for p, q, (corner, (i, j)) in product(range(P // rows_of_g), range(Q), enumerate(CORNERS)):
-        here = partial(_slice, start=(0, 0, p, q, 0), size=(T, K, rows_of_g, 1, L))
-        chosen = jnp.where(here(corner_TKPQL) == corner, here(g_TKPQL), 0)  # [T, K, 1 or P, 1, L]
-        chosen = lax.squeeze(chosen, (3,))
-        g[p, q, i, j] = lax.broadcast_in_dim(chosen, shape, (0, 4, 2, 5))
+    to_even = ((0, 0), (0, K % 2), (0, 0), (0, 0), (0, 0))
+    g_TKPQL, corner_TKPQL = (jnp.pad(a, to_even) for a in (g_TKPQL, corner_TKPQL))
 
-    def sums(a):  # over the lanes too: [T, C, rows, k, K]
-        windows = [
-            lax.broadcast_in_dim(
-                _slice(x_TCHWL, start, (T, C, rows, k, L), (1, 1, step, 1, 1)),
-                shape,
-                (0, 1, 2, 3, 5),
-            )
-            for start in ((0, 0, a + 2 * p + i, 2 * q + j, 0) for p, q, i, j in g)
-        ]
-        return _sum_last(_sum_of_products(windows, list(g.values())), 1)
+    def sums(row):
+        f = partial(_windows_times_g, row=row, whole=whole)
+        z = _apart(f, g_TKPQL, corner_TKPQL, x_TCHWL).sum(-1)  # [T, C, k or P, k, K / 2]
+        return jnp.concatenate([lax.real(z), lax.imag(z)], -1)[..., :K]
 
     if whole:
         return sums(0).sum(0).transpose(1, 2, 0, 3)
-    return jnp.stack([sums(a).sum((0, 2)).transpose(1, 0, 2) for a in range(k)])
+    k = x_TCHWL.shape[2] - 2 * P + 1
+    return jnp.stack([sums(row).sum((0, 2)).transpose(1, 0, 2) for row in range(k)])
+
+
+def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
+    """Sums of products for the kernel's gradient: [T, C, k, k, K / 2, L] if whole.
+
+    Else they are for one row of the kernel and not summed over P: [T, C, P, k, K / 2, L]. Of the
+    four windows under a pooled pixel the one to multiply is selected: what limits this loop is its
+    loads. So the two halves of the output channels share those of x, and leave the loop as the two
+    parts of a complex number, as in `_forward`.
+    """
+    T, K, P, Q, L = g_TKPQL.shape
+    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
+    rows, rows_of_g, step = (k, 1, 1) if whole else (P, P, 2)
+    shape = (T, C, rows, k, K // 2, L)
+
+    def under(p, q):  # the four windows, [T, C, k or P, k, L] each
+        starts = [(0, 0, row + 2 * p + i, 2 * q + j, 0) for i, j in CORNERS]
+        windows = [_slice(x_TCHWL, at, (T, C, rows, k, L), (1, 1, step, 1, 1)) for at in starts]
+        return [lax.broadcast_in_dim(window, shape, (0, 1, 2, 3, 5)) for window in windows]
+
+    def half(first):  # of the output channels
+        chosen, gradients = [], []
+        for (p, q), (y0, y1, y2, y3) in windows.items():
+            at, size = (0, first, p, q, 0), (T, K // 2, rows_of_g, 1, L)
+            corner, g = (
+                lax.broadcast_in_dim(lax.squeeze(_slice(a, at, size), (3,)), shape, (0, 4, 2, 5))
+                for a in (corner_TKPQL, g_TKPQL)
+            )
+            x = jnp.where(
+                corner == 0, y0, jnp.where(corner == 1, y1, jnp.where(corner == 2, y2, y3))
+            )
+            chosen.append(x)
+            gradients.append(g)
+        return _sum_of_products(chosen, gradients)
+
+    windows = {(p, q): under(p, q) for p, q in product(range(P // rows_of_g), range(Q))}
+    return lax.complex(half(0), half(K // 2))
 
 
 def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
@@ -217,8 +248,12 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
     T, K, P, Q, L = g_TKPQL.shape
     k, _, C, _ = kernel.shape
     m = (k + 1) // 2
-    d_y = jnp.stack([jnp.where(corner_TKPQL == n, g_TKPQL, 0) for n in range(len(CORNERS))])
-    d_y = _row_major(d_y.transpose(0, 2, 1, 3, 4, 5).reshape(4 * K, -1))  # [4 K, T P Q L]
+    shape = (len(CORNERS), K, T, P * Q * L)  # one long last axis is what XLA vectorises
+    g, corner = (
+        lax.broadcast_in_dim(a.reshape(T, K, -1), shape, (2, 1, 3)) for a in (g_TKPQL, corner_TKPQL)
+    )
+    d_y = jnp.where(corner == lax.broadcasted_iota(corner.dtype, shape, 0), g, 0)
+    d_y = _row_major(d_y).reshape(4 * K, -1)  # [4 K, T P Q L]
     shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in CORNERS]
     matrix = jnp.stack(shifted).reshape(4, m, 2, m, 2, C, K).transpose(1, 3, 2, 4, 5, 0, 6)
     d_patches = _row_major(matrix.reshape(-1, 4 * K)) @ d_y
@@ -232,14 +267,16 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
     return d_x.reshape(T, C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
 
 
-@jax.jit  # called many times alike: traced and lowered once
-def _sum_of_products(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
-    """In chains of 25 dependent additions: the processor works on several chains at once.
+@partial(jax.jit, static_argnames="chain")  # called many times alike: traced and lowered once
+def _sum_of_products(
+    a: Sequence[jax.Array], b: Sequence[jax.Array], *, chain: int = 25
+) -> jax.Array:
+    """In chains of dependent additions: the processor works on several chains at once.
 
     lax's own functions, because jnp's operators take five times as long to trace.
     """
     terms = [lax.mul(x, y) for x, y in zip(a, b, strict=True)]
-    chains = [reduce(lax.add, terms[start : start + 25]) for start in range(0, len(terms), 25)]
+    chains = [reduce(lax.add, terms[at : at + chain]) for at in range(0, len(terms), chain)]
     return reduce(lax.add, chains)
 
 
