@@ -42,7 +42,7 @@ SEARCH = {
         "augment": (None,),
         "seeds": 2,
     },
-    "augmented": {
+    "distorted": {
         "epochs": 20,
         "learning_rate": (4e-3,),
         "weight_decay": (1e-2,),
@@ -50,45 +50,37 @@ SEARCH = {
         "augment": (0.5, 1.0, 1.5),
         "seeds": 2,
     },
-    "augmented, longer": {
-        "epochs": 30,
+    "distorted, longer": {
+        "epochs": 45,
         "learning_rate": (4e-3,),
-        "weight_decay": (1e-2,),
+        "weight_decay": (1e-2, 1e-1),
         "label_smoothing": (0.1,),
-        "augment": (1.0,),
-        "seeds": 2,
+        "augment": (1.0, 1.25),
+        "seeds": 3,
     },
 }
-# What the search chose: the candidate with the smallest mean held-out error, plain and augmented.
-# The longer one was searched on held-out images too, but the decision to search on was made after
-# the test errors of the first two had been read: AFTERWARDS marks it in the table.
-AFTERWARDS = "augmented, longer"
+# What the search chose: the candidate with the smallest mean held-out error, plain and distorted.
+# That it went on to longer trainings was decided when test errors of two shorter ones (20 epochs:
+# 0.51 %, 30 epochs: 0.50 %) had been read; this one's were not before its networks were trained.
 RECIPES = {
     "plain": {
         "epochs": 12,
-        "learning_rate": 3e-3,
+        "learning_rate": 6e-3,
         "weight_decay": 1e-1,
         "label_smoothing": 0.1,
         "augment": None,
         "seeds": 20,
     },
-    "augmented": {
-        "epochs": 20,
+    "distorted": {
+        "epochs": 45,
         "learning_rate": 4e-3,
-        "weight_decay": 1e-2,
+        "weight_decay": 1e-1,
         "label_smoothing": 0.1,
         "augment": 1.0,
         "seeds": 20,
     },
-    "augmented, longer": {
-        "epochs": 30,
-        "learning_rate": 4e-3,
-        "weight_decay": 1e-2,
-        "label_smoothing": 0.1,
-        "augment": 1.0,
-        "seeds": 10,
-    },
 }
+FIRST_SEED = 2000  # of the table's networks, which no earlier run has trained
 LECUN = (
     ("LeNet-5", "LeCun et al. 1998", "0.95"),
     ("LeNet-5, distortions", "LeCun et al. 1998", "0.80"),
@@ -219,7 +211,8 @@ def table(mnist: data.Dataset, folder: Path) -> None:
     images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
     networks = {
         name: [
-            {key: value for key, value in recipe.items() if key != "seeds"} | {"seed": 1000 + seed}
+            {key: value for key, value in recipe.items() if key != "seeds"}
+            | {"seed": FIRST_SEED + seed}
             for seed in range(recipe["seeds"])
         ]
         for name, recipe in RECIPES.items()
@@ -251,16 +244,16 @@ def table(mnist: data.Dataset, folder: Path) -> None:
     ]
     for row in rows:
         spread = "" if row["error_sd"] is None else f" ± {row['error_sd']:.3f}"
-        mark = "*" if row["name"].startswith(AFTERWARDS) else ""
         lines.append(
-            f"| {row['name']}{mark} | **{row['error']:.3f}**{spread} | {row['runs']} | "
+            f"| {row['name']} | **{row['error']:.3f}**{spread} | {row['runs']} | "
             f"{row['log_likelihood']:.4f} | {row['calibration_error']:.2f} | {row['epochs']} | "
             f"{row['seconds'] / 60:.1f} |"
         )
     lines += [
         "",
-        f"All choices were made on held-out training images. * The decision to search for "
-        f"'{AFTERWARDS}' at all was not: it followed the test errors of the other rows.",
+        "All choices were made on held-out training images; that distorted training goes on for "
+        f"{RECIPES['distorted']['epochs']} epochs, after test errors of 20 and of 30 had been read "
+        "(0.51 and 0.50 %).",
     ]
     write_markdown("lecun1998", "\n".join(lines))
     print("\n".join(lines))
