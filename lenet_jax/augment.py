@@ -37,13 +37,16 @@ def strengths(amount: ArrayLike) -> Strengths:
     return Strengths(*(amount * number for number in STANDARD))
 
 
-def augment(key: jax.Array, images: jax.Array, strengths: Strengths) -> jax.Array:
+def augment(
+    key: jax.Array, images: jax.Array, strengths: Strengths, *, axis_name: str | None = None
+) -> jax.Array:
     """A distorted copy of each image, about its centre.
 
     Args:
       key: decides the copies.
       images: uint8 [B, S, S, 1], 0 the background.
       strengths: see `Strengths`.
+      axis_name: of a `jax.shard_map` over equal parts of a batch: the copies are the whole batch's.
 
     Returns:
       float32 [B, S, S, 1], in the units of `images`.
@@ -54,7 +57,12 @@ def augment(key: jax.Array, images: jax.Array, strengths: Strengths) -> jax.Arra
     """
     batch, side = images.shape[:2]
     affine_key, elastic_key = jax.random.split(key)
-    draws = jax.random.uniform(affine_key, (6, batch), minval=-1.0, maxval=1.0)
+    parts = 1 if axis_name is None else lax.axis_size(axis_name)
+    draws = jax.random.uniform(affine_key, (6, parts * batch), minval=-1.0, maxval=1.0)
+    arrows = jax.random.normal(elastic_key, (GRID**2, 2, parts * batch))
+    if axis_name is not None:  # drawn for all, so that the devices' number does not matter
+        first = lax.axis_index(axis_name) * batch
+        draws, arrows = (lax.dynamic_slice_in_dim(a, first, batch, -1) for a in (draws, arrows))
     angle = jnp.deg2rad(strengths.rotation * draws[0])
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     shear, scale_y, scale_x = strengths.shear * draws[1], *(1 + strengths.scale * draws[2:4])
@@ -68,8 +76,8 @@ def augment(key: jax.Array, images: jax.Array, strengths: Strengths) -> jax.Arra
             strengths.shift * draws[5],
         ],
     ]
-    arrows = strengths.elastic * jax.random.normal(elastic_key, (GRID**2, 2, batch))
-    weights = jnp.concatenate([jnp.array(affine).transpose(1, 0, 2), arrows])  # [3 + GRID², 2, B]
+    bends = strengths.elastic * arrows
+    weights = jnp.concatenate([jnp.array(affine).transpose(1, 0, 2), bends])  # [3 + GRID², 2, B]
     fields = weights.reshape(len(weights), -1).T @ _basis(side)  # [2 B, S S]
     down, right = fields.reshape(2, batch, side, side)
     return warp(images, down, right)

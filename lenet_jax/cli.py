@@ -147,7 +147,7 @@ def enable_compilation_cache() -> None:
 
 
 def make_cores_devices() -> None:
-    """Makes each core a device, for populations to share; only before JAX is used at all.
+    """Makes each core a device, to share batches or populations; only before JAX is used at all.
 
     NPROC, which says how many cores JAX may use, and JAX_NUM_CPU_DEVICES go first.
     """

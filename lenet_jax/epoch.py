@@ -1,8 +1,13 @@
 """Whole passes over a data set that lies on the device as uint8, as one program each.
 
 N is the number of examples, B the batch, S = N // B the steps of an epoch.
+
+Devices can share a batch: see `make_mesh`. So can the cores of a CPU, once they are devices
+(`jax.config.update("jax_num_cpu_devices", 2)` before JAX is used): each computes its part of the
+batch by itself and they meet once a step, where two cores on one device meet in every operation.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,14 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from lenet_jax import losses, metrics
+from lenet_jax import losses, metrics, ops
 from lenet_jax.augment import Strengths, augment
 from lenet_jax.compiling import jit
 from lenet_jax.step import LossFn, Metrics, TrainState, update
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the training pixels, as torchvision's examples
+AXIS = "batch"  # of a mesh of devices
 
 
 def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
@@ -49,23 +56,48 @@ def run_steps(
     loss_fn: LossFn = losses.cross_entropy,
     key: jax.Array | None = None,
     strengths: Strengths | None = None,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """A part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`."""
+    """A part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`.
+
+    With an `axis_name`, `order` is this device's part of each batch; see `step.update`.
+    """
 
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
         pixels = images[order[i]]
         if strengths is not None:
-            pixels = augment(jax.random.fold_in(key, i), pixels, strengths)
+            now = jax.random.fold_in(key, i)
+            pixels = augment(now, pixels, strengths, axis_name=axis_name)
         batch = {"image": normalize(pixels, mean, std), "label": labels[order[i]]}
-        state, step_metrics = update(state, batch, loss_fn)
+        state, step_metrics = update(state, batch, loss_fn, axis_name=axis_name)
         return state, jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, step_metrics)
 
     zeros = {"loss": jnp.float32(0), "accuracy": jnp.float32(0)}
     return lax.fori_loop(start, stop, body, (state, zeros))
 
 
-@partial(jit, static_argnames="loss_fn", donate_argnames="state")
+def make_mesh(batch_size: int) -> Mesh:
+    """The devices that share each batch: as many as get equal parts, none too small to be worth it.
+
+    With the state and the data on all of them, a step starts at once:
+
+        mesh = make_mesh(batch_size)
+        state, images, labels = replicate(mesh, (state, images, labels))
+        state, metrics = train_epoch(state, images, labels, key, batch_size=batch_size, mesh=mesh)
+    """
+    worth_it = lambda count: batch_size % count == 0 and batch_size // count >= ops.LANES
+    devices = jax.devices()
+    count = max(filter(worth_it, range(2, len(devices) + 1)), default=1)
+    return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """The tree's arrays, whole on each device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+@partial(jit, static_argnames=("loss_fn", "mesh"), donate_argnames="state")
 def train_steps(
     state: TrainState,
     images: jax.Array,
@@ -79,6 +111,7 @@ def train_steps(
     loss_fn: LossFn = losses.cross_entropy,
     key: jax.Array | None = None,
     strengths: Strengths | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Consumes its state: a part of an epoch, so that a caller can show progress or stop.
 
@@ -90,15 +123,17 @@ def train_steps(
       mean, std: of the training pixels, see `normalize`.
       key, strengths: of the distortions, see `augment`; the key decides those of the whole epoch.
         None for none.
+      mesh: from `make_mesh`: devices that share each batch, of which `loss_fn` is to be a mean;
+        None for one device.
 
     Returns:
       The state after them and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
     """
-    how = {"mean": mean, "std": std, "loss_fn": loss_fn, "key": key, "strengths": strengths}
-    return run_steps(state, images, labels, order, start, stop, **how)
+    numbers = {"mean": mean, "std": std, "key": key, "strengths": strengths}
+    return _shared(mesh, loss_fn)(state, images, labels, order, start, stop, numbers)
 
 
-@partial(jit, static_argnames=("batch_size", "loss_fn"), donate_argnames="state")
+@partial(jit, static_argnames=("batch_size", "loss_fn", "mesh"), donate_argnames="state")
 def train_epoch(
     state: TrainState,
     images: jax.Array,
@@ -110,6 +145,7 @@ def train_epoch(
     std: ArrayLike = MNIST_STD,
     loss_fn: LossFn = losses.cross_entropy,
     strengths: Strengths | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Consumes its state: one epoch (shuffle, gather, distort, normalise, update) as one program.
 
@@ -119,6 +155,7 @@ def train_epoch(
       key: decides the order and the distortions; fold the epoch's number in.
       mean, std: of the training pixels, see `normalize`.
       strengths: of the distortions, see `augment`; None for none.
+      mesh: of devices that share each batch, see `train_steps`.
 
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
@@ -132,10 +169,22 @@ def train_epoch(
     """
     order = epoch_order(key, images.shape[0], batch_size=batch_size)
     steps = order.shape[0]
-    how = {"mean": mean, "std": std, "loss_fn": loss_fn, "strengths": strengths}
-    how["key"] = jax.random.fold_in(key, 1)
-    state, sums = run_steps(state, images, labels, order, 0, steps, **how)
+    numbers = {"mean": mean, "std": std, "strengths": strengths}
+    numbers["key"] = jax.random.fold_in(key, 1)
+    state, sums = _shared(mesh, loss_fn)(state, images, labels, order, 0, steps, numbers)
     return state, jax.tree.map(lambda total: total / steps, sums)
+
+
+def _shared(mesh: Mesh | None, loss_fn: LossFn) -> Callable:
+    """`run_steps` on the devices of a mesh, each with its part of every batch."""
+    axis_name = None if mesh is None or mesh.size == 1 else AXIS
+    run = lambda *args: run_steps(*args[:-1], loss_fn=loss_fn, axis_name=axis_name, **args[-1])
+    if axis_name is None:
+        return run
+    everywhere, columns = PartitionSpec(), PartitionSpec(None, AXIS)
+    specs = (everywhere, everywhere, everywhere, columns, everywhere, everywhere, everywhere)
+    # Unchecked, as in `population`: the loop's zeros would have to be marked as different.
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
 
 
 @partial(jit, static_argnames=("model", "batch_size"))

@@ -93,7 +93,7 @@ def train(
         part = _fill(part, mesh)
         states = create(part, optimizer, course)
         states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(AXIS)))
-        shared = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec()))
+        shared = epoch.replicate(mesh, (images, labels))
         for number in range(epochs):
             orders = epoch_orders(part, number, len(labels), batch_size=batch_size)
             for start, stop in _parts(steps):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
 from lenet_jax.augment import strengths
-from lenet_jax.epoch import epoch_order, evaluate, train_steps
+from lenet_jax.epoch import epoch_order, evaluate, make_mesh, replicate, train_steps
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState, create_train_state
@@ -158,7 +158,9 @@ def fit(
     if step >= settings.epochs * steps:
         report(f"the run in {path} is already complete: {describe_end(workdir.read_metrics(path))}")
         return progress.state
-    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    mesh = make_mesh(settings.batch_size)
+    images, labels = replicate(mesh, (dataset.train_images, dataset.train_labels))
+    progress = dataclasses.replace(progress, state=replicate(mesh, progress.state))
     test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
     scaling = {
         "mean": dataset.mean,
@@ -166,6 +168,7 @@ def fit(
         "loss_fn": losses.CLASSIFICATION[settings.loss],
     }
     how = scaling | {"strengths": strengths(settings.augment) if settings.augment else None}
+    how["mesh"] = mesh
     order_key = jax.random.fold_in(jax.random.key(settings.seed), 1)
     started, order = time.perf_counter(), None
     with (
@@ -188,7 +191,8 @@ def fit(
                 saved = jax.tree.map(np.array, saved_part(progress.state))
                 require("the state", *jax.tree.leaves(saved))
             if stop == steps:
-                tested = evaluate(progress.state, *test, **scaling)
+                one = jax.tree.map(lambda leaf: leaf.addressable_data(0), progress.state)
+                tested = evaluate(one, *test, **scaling)  # on one device, with all cores
                 record = epoch_record(progress, settings, steps, tested)
                 require("the test loss", record["test_loss"])
                 saver.wait()  # so the metrics are at most one epoch ahead of the checkpoints
@@ -341,6 +345,7 @@ def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
     if settings.compilation_cache:
         cli.enable_compilation_cache()
+    cli.make_cores_devices()
     with contextlib.ExitStack() as stack:
         try:
             name = workdir.chosen_data(settings)

@@ -4,18 +4,31 @@ import numpy as np
 import pytest
 
 from lenet_jax import losses
-from lenet_jax.epoch import epoch_order, evaluate, normalize, train_epoch, train_steps
+from lenet_jax.augment import strengths
+from lenet_jax.epoch import (
+    epoch_order,
+    evaluate,
+    make_mesh,
+    normalize,
+    replicate,
+    train_epoch,
+    train_steps,
+)
 from lenet_jax.optimizers import make_optimizer
 from lenet_jax.step import create_train_state, eval_step, train_step
 
 N, B = 50, 8
 
 
+def random_data(count: int) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 32, 32, 1)).astype(np.uint8)
+    return jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count).astype(np.int32))
+
+
 @pytest.fixture(scope="module")
 def data() -> tuple[jax.Array, jax.Array]:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (N, 32, 32, 1)).astype(np.uint8)
-    return jnp.asarray(images), jnp.asarray(rng.integers(0, 10, N).astype(np.int32))
+    return random_data(N)
 
 
 def fresh_state():
@@ -79,6 +92,29 @@ def test_parts_of_an_epoch_add_up_bit_for_bit_and_are_one_program(data):
     assert_same_params(state.params, whole.params)
     assert total == pytest.approx(float(sums["loss"]), rel=1e-6)
     assert len(traces) == traced
+
+
+def test_only_equal_parts_of_32_images_or_more_are_shared():
+    sizes = {64: 2, 65: 1, 62: 1, 66: 2, 16: 1, 1024: 2}
+    assert {batch_size: make_mesh(batch_size).size for batch_size in sizes} == sizes
+
+
+@pytest.mark.parametrize("amount", [None, 1.0], ids=["plain", "distorted"])
+def test_two_devices_that_share_batches_do_what_one_does(amount):
+    images, labels = random_data(320)
+    how = {"batch_size": 64, "strengths": None if amount is None else strengths(amount)}
+    key, mesh = jax.random.key(5), make_mesh(64)
+    # sgd: adam makes whole steps of gradients that are only rounding
+    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1))
+    alone, wanted = train_epoch(fresh(), images, labels, key, **how)
+    arguments = replicate(mesh, (fresh(), images, labels))
+    together, got = train_epoch(*arguments, key, mesh=mesh, **how)
+    assert_same_params(together.params, alone.params, rtol=2e-5)
+    assert float(got["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-6)
+    assert float(got["accuracy"]) == pytest.approx(float(wanted["accuracy"]), rel=1e-6)
+    shards = together.params["fc1"]["kernel"].addressable_shards
+    assert [shard.device for shard in shards] == list(mesh.devices)
+    np.testing.assert_array_equal(*(shard.data for shard in shards))
 
 
 @pytest.mark.parametrize("batch_size", [1000, 50, 7, 49], ids=lambda b: f"batch{b}")

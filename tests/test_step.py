@@ -175,6 +175,22 @@ def test_a_second_learning_rate_and_a_second_state_do_not_compile_again():
     assert len(traces) == 1
 
 
+def test_equal_parts_of_a_batch_make_the_step_of_the_whole():
+    state = create_train_state(
+        jax.random.key(0), optax.sgd(0.1), LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
+    )
+    images, labels = random_batch(7, 12)
+    wanted, wanted_metrics = update(state, {"image": images, "label": labels})
+    parts = {"image": images.reshape(3, 4, 32, 32, 1), "label": labels.reshape(3, 4)}
+    step = lambda batch: update(state, batch, axis_name="parts")
+    got, got_metrics = jax.vmap(step, axis_name="parts")(parts)
+    for part in range(3):  # all end alike
+        params = jax.tree.map(lambda leaf, part=part: leaf[part], got.params)
+        assert largest_difference(params, wanted.params) < 1e-6
+        for name, value in wanted_metrics.items():
+            assert float(got_metrics[name][part]) == pytest.approx(float(value), rel=1e-6)
+
+
 def test_a_step_is_pure_under_vmap():
     """Two networks at once are the two networks one after the other."""
     batch = batch_of(4)
