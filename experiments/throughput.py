@@ -4,7 +4,9 @@ Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on
 and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
 a machine whose speed drifts slows all alike: the ratios are taken within a round, and what is
 printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
-with `lenet_jax.compiling.jit`; the others by their libraries' defaults.
+with `lenet_jax.compiling.jit`; the others by their libraries' defaults. "Cores as devices" is how
+`python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
+itself; a batch too small for that (`epoch.make_mesh`) is computed on one device.
 
     python experiments/throughput.py            # about 8 minutes on 2 cores
     python experiments/throughput.py --smoke    # one round of one small batch, nothing written
@@ -25,10 +27,11 @@ import optax
 import torch
 import torch.nn.functional as F
 from _results import path, write_json, write_markdown
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 from tutorial_net import Net
 
-from lenet_jax import create_train_state, make_optimizer, train_step, update
+from lenet_jax import cli, create_train_state, epoch, make_optimizer, population, train_step, update
 from lenet_jax.compiling import jit
 
 BATCH_SIZES = (16, 64, 256, 1024)
@@ -136,6 +139,36 @@ def scan_row(step: Callable, state, batches: dict, compile_with: Callable = jax.
     return run
 
 
+def cores_row(
+    step: Callable,
+    state,
+    batches: dict,
+    mesh: Mesh,
+    state_spec: PartitionSpec,
+    batch_spec: PartitionSpec,
+) -> Row:
+    """`scan_row` with the cores as devices, among which the specs divide state and batches."""
+
+    def compile_with(f: Callable) -> Callable:
+        specs = (state_spec, batch_spec, PartitionSpec())
+        shared = {"mesh": mesh, "in_specs": specs, "out_specs": state_spec, "check_vma": False}
+        return jit(jax.shard_map(f, **shared))
+
+    state = jax.device_put(state, NamedSharding(mesh, state_spec))
+    batches = jax.device_put(batches, NamedSharding(mesh, batch_spec))
+    return scan_row(step, state, batches, compile_with)
+
+
+def our_cores_row(batches: dict, batch_size: int) -> Row:
+    """One network, whose batches the cores share."""
+    step = lambda state, batch: update(state, batch, axis_name=epoch.AXIS)[0]
+    mesh, columns = epoch.make_mesh(batch_size), PartitionSpec(None, epoch.AXIS)
+    if mesh.size == 1:
+        return scan_row(our_step, our_state(jax.random.key(0)), batches, jit)
+    state = our_state(jax.random.key(0))
+    return cores_row(step, state, batches, mesh, PartitionSpec(), columns)
+
+
 def torch_members_row(images: np.ndarray, labels: np.ndarray) -> Row:
     """MEMBERS networks by torch.func; plain SGD stands in for adam, which is to its advantage."""
     nets = [Net() for _ in range(MEMBERS)]
@@ -176,6 +209,7 @@ def training_rows(batch_size: int) -> dict[str, Row]:
             lambda state, batch: train_step(state, batch)[0], our_state(key), batches
         ),
         "ours, in a scan": scan_row(our_step, our_state(key), batches, jit),
+        "ours, cores as devices": our_cores_row(batches, batch_size),
     }
 
 
@@ -193,7 +227,16 @@ def member_rows() -> dict[str, Row]:
         "ours, vmap in a scan": scan_row(
             together(our_step), jax.vmap(our_state)(keys), batches, jit
         ),
+        "ours, vmap, cores as devices": cores_row(
+            together(our_step),
+            jax.vmap(our_state)(keys),
+            batches,
+            population.make_mesh(MEMBERS),
+            PartitionSpec(population.AXIS),
+            PartitionSpec(),
+        ),
         "ours, one network in a scan": scan_row(our_step, our_state(keys[0]), batches, jit),
+        "ours, one network, cores as devices": our_cores_row(batches, MEMBER_BATCH),
     }
 
 
@@ -261,6 +304,8 @@ def ratio(speeds: dict[str, list], ours: str, theirs: list[str]) -> dict[str, fl
 def training_ratios(speeds: dict[str, list]) -> list[dict]:
     torch_names = [name for name in speeds if name.startswith("PyTorch")]
     return [
+        ratio(speeds, "ours, cores as devices", torch_names),
+        ratio(speeds, "ours, cores as devices", ["usual Flax, in a scan"]),
         ratio(speeds, "ours, in a scan", torch_names),
         ratio(speeds, "ours, in a scan", ["usual Flax, in a scan"]),
         ratio(speeds, "ours, step by step", torch_names),
@@ -309,6 +354,7 @@ def plot(training: dict[str, dict[str, list]]) -> None:
 
 
 def main(smoke: bool) -> None:
+    cli.make_cores_devices()
     sizes, rounds = ((16,), 1) if smoke else (BATCH_SIZES, ROUNDS)
     training, inference, ratios = {}, {}, {}
     for size in tqdm(sizes, desc="training and inference", disable=None):
@@ -324,7 +370,11 @@ def main(smoke: bool) -> None:
     members = measure(rows, images, rounds)
     at = f"{MEMBERS} networks, batch {MEMBER_BATCH}"
     ratios[at] = [
-        ratio(members, "ours, vmap in a scan", [name]) for name in rows if "ours, vmap" not in name
+        ratio(members, ours, [name])
+        for ours in ("ours, vmap in a scan", "ours, vmap, cores as devices")
+        for name in rows
+        if "ours, vmap" not in name
+        and ("ours" not in name or ("cores" in name) == ("cores" in ours))
     ]
     text = "\n".join(
         [

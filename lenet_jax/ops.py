@@ -38,7 +38,6 @@ LANES, LANE_STEP = 32, 16
 MAX_TERMS = 150
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
-INACTIVE = 4  # stands in place of a corner's number where ReLU cut the output
 
 
 def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -136,15 +135,16 @@ def _forward(x_TCHWL, kernel, bias):
     # An XLA:CPU loop has one output; two would compute the convolution twice. So the pooled value
     # and the corner it came from leave the loop as the two parts of one complex number.
     z_TKPQL = _apart(_convolve_and_pool, x_TCHWL, kernel, bias)
+    out_TKPQL = _row_major(lax.real(z_TKPQL))
     corner_TKPQL = _row_major(lax.imag(z_TKPQL))
-    return _row_major(lax.real(z_TKPQL)), (x_TCHWL, kernel, corner_TKPQL)
+    return out_TKPQL, (x_TCHWL, kernel, out_TKPQL, corner_TKPQL)
 
 
 @jax.jit
 def _backward(residuals, g_TKPQL):
-    x_TCHWL, kernel, corner_TKPQL = residuals
-    active = lambda g, corner: jnp.where(corner < INACTIVE, g, 0)
-    g_TKPQL = _apart(active, _row_major(g_TKPQL), corner_TKPQL)
+    x_TCHWL, kernel, out_TKPQL, corner_TKPQL = residuals
+    active = lambda g, out: jnp.where(out > 0, g, 0)
+    g_TKPQL = _apart(active, _row_major(g_TKPQL), out_TKPQL)
     d_x = _input_gradient(g_TKPQL, corner_TKPQL, kernel)  # dead code in the first layer
     d_kernel = _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL)
     return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)
@@ -160,13 +160,12 @@ def _convolve_and_pool(x_TCHWL, kernel, bias):
     P, Q = (H - k + 1) // 2, (W - k + 1) // 2
     to_TKPQL = lambda a, *axes: lax.broadcast_in_dim(a, (T, K, P, Q, L), axes)
     weight = {
-        (a, b, c): to_TKPQL(_slice(kernel, (a, b, c, 0), (1, 1, 1, K)).reshape(K), 1)
+        (a, b, c): to_TKPQL(_slice(kernel, (a, b, c, 0), (1, 1, 1, K)), 0, 2, 3, 1)
         for c, a, b in product(range(C), range(k), range(k))
     }
     pixel = {
         (a, b, c): to_TKPQL(
-            _slice(x_TCHWL, (0, c, a, b, 0), (T, 1, P, Q, L), (1, 1, 2, 2, 1)).reshape(T, P, Q, L),
-            *(0, 2, 3, 4),
+            _slice(x_TCHWL, (0, c, a, b, 0), (T, 1, P, Q, L), (1, 1, 2, 2, 1)), *range(5)
         )
         for a, b, c in product(range(k + 1), range(k + 1), range(C))
     }
@@ -177,7 +176,7 @@ def _convolve_and_pool(x_TCHWL, kernel, bias):
     best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
     out = jnp.maximum(best + to_TKPQL(bias, 1), 0)
     first = jnp.where(y[0] == best, 0, jnp.where(y[1] == best, 1, jnp.where(y[2] == best, 2, 3)))
-    return lax.complex(out, jnp.where(out > 0, first, INACTIVE).astype(out.dtype))
+    return lax.complex(out, first.astype(out.dtype))
 
 
 def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
@@ -215,7 +214,7 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
     rows, rows_of_g, step = (k, 1, 1) if whole else (P, P, 2)
     shape = (T, C, rows, k, K // 2, L)
 
-    def under(p, q):  # the four windows, [T, C, k or P, k, L] each
+    def under(p, q):  # the four windows, broadcast from [T, C, k or P, k, 1, L]
         starts = [(0, 0, row + 2 * p + i, 2 * q + j, 0) for i, j in CORNERS]
         windows = [_slice(x_TCHWL, at, (T, C, rows, k, L), (1, 1, step, 1, 1)) for at in starts]
         return [lax.broadcast_in_dim(window, shape, (0, 1, 2, 3, 5)) for window in windows]
@@ -225,16 +224,16 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
         for (p, q), (y0, y1, y2, y3) in windows.items():
             at, size = (0, first, p, q, 0), (T, K // 2, rows_of_g, 1, L)
             corner, g = (
-                lax.broadcast_in_dim(lax.squeeze(_slice(a, at, size), (3,)), shape, (0, 4, 2, 5))
+                lax.broadcast_in_dim(_slice(a, at, size), shape, (0, 4, 2, 3, 5))
                 for a in (corner_TKPQL, g_TKPQL)
             )
-            x = jnp.where(
-                corner == 0, y0, jnp.where(corner == 1, y1, jnp.where(corner == 2, y2, y3))
-            )
-            chosen.append(x)
+            x = lax.select(lax.eq(corner, number[2]), y2, y3)
+            x = lax.select(lax.eq(corner, number[1]), y1, x)
+            chosen.append(lax.select(lax.eq(corner, number[0]), y0, x))
             gradients.append(g)
         return _sum_of_products(chosen, gradients)
 
+    number = [lax.full(shape, n, corner_TKPQL.dtype) for n in range(3)]
     windows = {(p, q): under(p, q) for p, q in product(range(P // rows_of_g), range(Q))}
     return lax.complex(half(0), half(K // 2))
 
