@@ -11,7 +11,7 @@ the mean over seeds at the last step, trained on all 60,000 images.
 The first line chooses: every candidate is trained on 50,000 of the training images and measured on
 the other 10,000 (results/lecun1998_search.{json,md}). RECIPES holds what was chosen. The second
 trains the networks of the table, and reads the 10,000 test images at its end
-(results/lecun1998.{json,md}). About 25 and 50 minutes on 2 cores. Finished slices are kept in
+(results/lecun1998.{json,md}). About 25 and 30 minutes on 2 cores. Finished slices are kept in
 runs/lecun1998 (`--folder`): started again, either goes on from there.
 """
 
