@@ -6,8 +6,8 @@ it compiles well is a long element-wise expression over a contiguous last axis. 
 is one such expression: the images lie in the vector lanes, the k * k * C multiply-adds of an output
 are written out, and the four outputs under one pooled pixel share their loads. No patches are
 stored, nothing is scattered. Images a second in training steps of LeNet inside one scan, batch 64,
-2 cores with AVX-512 and busy, jaxlib 0.10.2: 30,000 so, 10,000 as patches and matrix products,
-8,000 in PyTorch, 1,400 with `lax.conv`.
+2 busy cores with AVX-512, jaxlib 0.10.2, when the form was chosen: 30,000 so, 10,000 as patches and
+matrix products, 8,000 in PyTorch, 1,400 with `lax.conv`; today's: experiments/throughput.py.
 
 Array names end in their axes: T tiles of L lanes hold the B images; C input and K output channels,
 H x W input, P x Q pooled output, k x k kernel.
@@ -30,8 +30,8 @@ CPU_COMPILER_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
 # Images a tile, at most: a multiple of LANE_STEP, the floats in one vector. The arrays of a tile
-# are to stay in a core's cache (1 MB on the EPYC that gave these): training at batch 256 takes in
-# 45,300 images a second with 32, 41,500 with 64, 38,200 with 128, 30,200 as one tile.
+# are to stay in a core's cache (1 MB on the EPYC that gave these): when it was chosen, training at
+# batch 256 took in 45,300 images a second with 32, 41,500 with 64, 38,200 with 128, 30,200 as one.
 LANES, LANE_STEP = 32, 16
 # Multiply-adds written out in one expression. Beyond some 500 loads LLVM gives up vectorising (30
 # times slower), and every term is compile time: larger layers are computed by the plain twin.

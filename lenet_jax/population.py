@@ -4,7 +4,7 @@ N networks, M images, B the batch, S the steps of an epoch. Each member ends as 
 trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is the member
 with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each other;
 cores can be devices, too (`jax.config.update("jax_num_cpu_devices", 2)` before JAX is used): two
-cores on two networks do half as much again as both on one, where they meet after every operation.
+cores on two networks do 1.3 times as much as both on one, where they meet after every operation.
 """
 
 from collections.abc import Callable, Iterator
