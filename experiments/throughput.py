@@ -8,7 +8,7 @@ with `lenet_jax.compiling.jit`; the others by their libraries' defaults. "Cores 
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
 itself; a batch too small for that (`epoch.make_mesh`) is computed on one device.
 
-    python experiments/throughput.py            # about 8 minutes on 2 cores
+    python experiments/throughput.py            # about 4 minutes on 2 cores
     python experiments/throughput.py --smoke    # one round of one small batch, nothing written
 
 Writes results/throughput.{json,md,png}.

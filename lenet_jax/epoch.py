@@ -100,6 +100,11 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def unreplicate(tree: Any) -> Any:
+    """The tree's arrays on the first of their devices, not copied: `evaluate` is no mesh's work."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 @partial(jit, static_argnames=("loss_fn", "mesh"), donate_argnames="state")
 def train_steps(
     state: TrainState,

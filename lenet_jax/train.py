@@ -27,7 +27,14 @@ from tqdm import tqdm
 
 from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
 from lenet_jax.augment import strengths
-from lenet_jax.epoch import epoch_order, evaluate, make_mesh, replicate, train_steps
+from lenet_jax.epoch import (
+    epoch_order,
+    evaluate,
+    make_mesh,
+    replicate,
+    train_steps,
+    unreplicate,
+)
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState, create_train_state
@@ -191,8 +198,7 @@ def fit(
                 saved = jax.tree.map(np.array, saved_part(progress.state))
                 require("the state", *jax.tree.leaves(saved))
             if stop == steps:
-                one = jax.tree.map(lambda leaf: leaf.addressable_data(0), progress.state)
-                tested = evaluate(one, *test, **scaling)  # on one device, with all cores
+                tested = evaluate(unreplicate(progress.state), *test, **scaling)
                 record = epoch_record(progress, settings, steps, tested)
                 require("the test loss", record["test_loss"])
                 saver.wait()  # so the metrics are at most one epoch ahead of the checkpoints
