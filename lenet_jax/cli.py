@@ -152,8 +152,16 @@ def make_cores_devices() -> None:
     NPROC, which says how many cores JAX may use, and JAX_NUM_CPU_DEVICES go first.
     """
     if jax.config.jax_num_cpu_devices == -1:
-        cores = int(os.environ.get("NPROC", 0)) or len(os.sched_getaffinity(0))
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", count_cores())
+
+
+def count_cores() -> int:
+    """As XLA:CPU counts them; the bits of its results hang on it."""
+    chosen = os.environ.get("NPROC", "")
+    if chosen.isdecimal() and int(chosen):
+        return int(chosen)
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux: those that this process may use
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _help(settings_class: type, doc: str) -> str:

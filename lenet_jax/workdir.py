@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from lenet_jax import events
+from lenet_jax import cli, events
 from lenet_jax.data import Dataset
 from lenet_jax.settings import Settings, disagreements
 
@@ -153,7 +153,7 @@ def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
         "machine": {
             "device": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),
-            "cores": _cores(),
+            "cores": cli.count_cores(),
             "python": platform.python_version(),
         },
         "versions": {"lenet_jax": _code()}
@@ -305,15 +305,6 @@ def _code() -> str:
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _cores() -> int:
-    """As XLA:CPU counts them; the bits of its results hang on it."""
-    chosen = os.environ.get("NPROC", "")
-    if chosen.isdecimal():
-        return int(chosen)
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux: those that this process may use
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def replace(file: Path, text: str) -> None:

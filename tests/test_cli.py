@@ -177,6 +177,14 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypa
     assert any((tmp_path / "lenet_jax").iterdir())
 
 
+@pytest.mark.parametrize("nproc", ["many", "0", ""])
+def test_an_nproc_that_is_no_number_of_cores_is_as_none(nproc, monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    real = cli.count_cores()
+    monkeypatch.setenv("NPROC", nproc)
+    assert cli.count_cores() == real > 0
+
+
 @pytest.mark.parametrize(("variable", "count"), [("NPROC", 3), ("JAX_NUM_CPU_DEVICES", 4)])
 def test_cores_become_devices_unless_the_environment_says_otherwise(variable, count):
     program = "import jax; from lenet_jax import cli; cli.make_cores_devices(); "
