@@ -183,7 +183,7 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     """The sum over images and pooled pixels of g times the window that the maximum came from.
 
     A small output (conv2) is summed whole in one expression; of a larger one (conv1) only a row is,
-    once for each row of the kernel.
+    and the rows of the kernel take their turns in a loop.
     """
     K, P, Q = g_TKPQL.shape[1:4]
     whole = 4 * P * Q <= MAX_TERMS
@@ -191,17 +191,18 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     g_TKPQL, corner_TKPQL = (jnp.pad(a, to_even) for a in (g_TKPQL, corner_TKPQL))
 
     def sums(row):
-        f = partial(_windows_times_g, row=row, whole=whole)
-        z = _apart(f, g_TKPQL, corner_TKPQL, x_TCHWL).sum(-1)  # [T, C, k or P, k, K / 2]
+        f = partial(_windows_times_g, whole=whole)
+        z = _apart(f, g_TKPQL, corner_TKPQL, x_TCHWL, row).sum(-1)  # [T, C, k or P, k, K / 2]
         return jnp.concatenate([lax.real(z), lax.imag(z)], -1)[..., :K]
 
     if whole:
         return sums(0).sum(0).transpose(1, 2, 0, 3)
     k = x_TCHWL.shape[2] - 2 * P + 1
-    return jnp.stack([sums(row).sum((0, 2)).transpose(1, 0, 2) for row in range(k)])
+    return lax.map(lambda row: sums(row).sum((0, 2)).transpose(1, 0, 2), jnp.arange(k))
 
 
-def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
+@partial(jax.jit, static_argnames="whole", inline=True)  # as `_convolve_and_pool`
+def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, row, *, whole):
     """Sums of products for the kernel's gradient: [T, C, k, k, K / 2, L] if whole.
 
     Else they are for one row of the kernel and not summed over P: [T, C, P, k, K / 2, L]. Of the
@@ -211,13 +212,16 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
     """
     T, K, P, Q, L = g_TKPQL.shape
     C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
-    rows, rows_of_g, step = (k, 1, 1) if whole else (P, P, 2)
+    rows, rows_of_g = (k, 1) if whole else (P, P)
     shape = (T, C, rows, k, K // 2, L)
 
-    def under(p, q):  # the four windows, broadcast from [T, C, k or P, k, 1, L]
-        starts = [(0, 0, row + 2 * p + i, 2 * q + j, 0) for i, j in CORNERS]
-        windows = [_slice(x_TCHWL, at, (T, C, rows, k, L), (1, 1, step, 1, 1)) for at in starts]
-        return [lax.broadcast_in_dim(window, shape, (0, 1, 2, 3, 5)) for window in windows]
+    def window(p, q):  # broadcast from [T, C, k or P, k, 1, L]
+        if whole:
+            x = _slice(x_TCHWL, (0, 0, p, q, 0), (T, C, rows, k, L))
+        else:
+            every_second = (T, C, 2 * P - 1, k, L)
+            x = lax.dynamic_slice(x_TCHWL, (0, 0, row + p, q, 0), every_second)[:, :, ::2]
+        return lax.broadcast_in_dim(x, shape, (0, 1, 2, 3, 5))
 
     def half(first):  # of the output channels
         chosen, gradients = [], []
@@ -234,7 +238,10 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, *, row, whole):
         return _sum_of_products(chosen, gradients)
 
     number = [lax.full(shape, n, corner_TKPQL.dtype) for n in range(3)]
-    windows = {(p, q): under(p, q) for p, q in product(range(P // rows_of_g), range(Q))}
+    windows = {
+        (p, q): [window(2 * p + i, 2 * q + j) for i, j in CORNERS]
+        for p, q in product(range(P // rows_of_g), range(Q))
+    }
     return lax.complex(half(0), half(K // 2))
 
 
