@@ -27,8 +27,12 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
         chosen = ops.CPU_COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
         return jax.jit(function, compiler_options=chosen, **options)
 
+    def lower(*args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        return outer().lower(*args, **kwargs)
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return (outer() if get_opaque_trace_state() == at_top else inner)(*args, **kwargs)
 
+    call.lower = lower
     return call

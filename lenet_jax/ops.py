@@ -215,12 +215,14 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, row, *, whole):
     rows, rows_of_g = (k, 1) if whole else (P, P)
     shape = (T, C, rows, k, K // 2, L)
 
+    row_of = [lax.add(row, p) for p in range(2)]  # jnp's operators are slower to trace
+
     def window(p, q):  # broadcast from [T, C, k or P, k, 1, L]
         if whole:
             x = _slice(x_TCHWL, (0, 0, p, q, 0), (T, C, rows, k, L))
         else:
-            every_second = (T, C, 2 * P - 1, k, L)
-            x = lax.dynamic_slice(x_TCHWL, (0, 0, row + p, q, 0), every_second)[:, :, ::2]
+            x = lax.dynamic_slice(x_TCHWL, (0, 0, row_of[p], q, 0), (T, C, 2 * P - 1, k, L))
+            x = _slice(x, (0,) * 5, (T, C, P, k, L), (1, 1, 2, 1, 1))  # every second row
         return lax.broadcast_in_dim(x, shape, (0, 1, 2, 3, 5))
 
     def half(first):  # of the output channels

@@ -43,21 +43,27 @@ class TrainState:
 
 
 def create_train_state(
-    key: jax.Array, tx: optax.GradientTransformation, model: nn.Module | None = None
+    key: jax.Array,
+    tx: optax.GradientTransformation,
+    model: nn.Module | None = None,
+    params: Any = None,
 ) -> TrainState:
-    """A freshly initialised state for `model` (a `LeNet()` if None) and any optax transformation.
+    """The state before the first step, for `model` (a `LeNet()` if None) and any optax optimizer.
+
+    It begins with `params`; if None, with random ones (`init_params`).
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> state.params["conv1"]["kernel"].shape
     (5, 5, 1, 6)
     """
     model = LeNet() if model is None else model
-    params = _init_params(model, key)
+    params = init_params(model, key) if params is None else params
     return TrainState(jnp.int32(0), params, tx.init(params), model, tx.update)
 
 
 @partial(jax.jit, static_argnames="model")  # once a network: ten random arrays compile for seconds
-def _init_params(model: nn.Module, key: jax.Array) -> Any:
+def init_params(model: nn.Module, key: jax.Array) -> Any:
+    """Random parameters, as the model's layers draw them."""
     return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
 
 
