@@ -3,11 +3,12 @@
 JAX's compilation cache is asked with a program's text, and to have the text the program must be
 traced and lowered: two thirds of a second for an epoch of training, of some three that a start
 takes. A kept program is asked for by what its text follows from: the sources, the versions, the
-machine, the arguments' shapes and places, and the static arguments, functions and all.
+machine, the arguments' shapes and places, and the static arguments, functions and all. (What is
+not in it: a module's constant that somebody changes at run time.)
 
-`init_params`, `train_epoch`, `train_steps` and `evaluate` are those of `step` and `epoch`, kept. They
-lie in a folder of JAX's compilation cache and are kept where that is on, nowhere else. As with
-JAX's own, whoever can write there can run code: it is the user's.
+`init_params`, `train_epoch`, `train_steps` and `evaluate` are those of `step` and `epoch`, kept.
+Programs lie in a folder of JAX's compilation cache and are kept where that is on, nowhere else. As
+with JAX's own, whoever can write there can run code: it is the user's.
 """
 
 import contextlib
@@ -36,16 +37,19 @@ from lenet_jax import cli, epoch, step
 
 FOLDER = "executables"  # in JAX's
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-KNOWN = {"lenet_jax", *PACKAGES, *sys.stdlib_module_names}  # whose code `_environment` tells
+KNOWN = {"lenet_jax", *PACKAGES, *sys.stdlib_module_names}  # their code follows from `_environment`
 
 
-def _kept(function: Callable, static: Sequence[str], like: Callable[[dict], Any]) -> Callable:
+def kept(function: Callable, static: Sequence[str], like: Callable[[dict], Any]) -> Callable:
     """`function`, whose compiled programs are kept on disk.
 
+    Where none can be, it is `function` itself: without a compilation cache, inside another
+    transformation, or if a static argument's code is not that of a known package, such as a loss
+    function of the caller's own.
+
     Args:
-      function: jitted, with a `lower`.
-      static: the names of its static arguments. One whose code nobody can tell, such as a loss
-        function of the caller's own, makes this call `function` itself.
+      function: jitted, with a `lower`, as `compiling.jit` makes it.
+      static: the names of its static arguments.
       like: dictionary of the arguments -> a tree of the structure that `function` returns.
     """
     signature, loaded = inspect.signature(function), {}
@@ -67,8 +71,8 @@ def _kept(function: Callable, static: Sequence[str], like: Callable[[dict], Any]
             trees = jax.tree.structure(((), dynamic)), jax.tree.structure(like(arguments))
             lower = functools.partial(function.lower, **arguments)
             try:
-                file = folder / _digest(_name(function), _describe(shown))
-            except _UnknownError:
+                file = folder / _digest(_name(function), describe(shown))
+            except UnknownError:
                 loaded[key] = None
             else:
                 loaded[key] = _load_or_compile(file, lower, trees, _devices(leaves))
@@ -77,7 +81,7 @@ def _kept(function: Callable, static: Sequence[str], like: Callable[[dict], Any]
     return call
 
 
-class _UnknownError(Exception):
+class UnknownError(Exception):
     """There is something in the arguments of which nobody can tell what it does."""
 
 
@@ -185,16 +189,16 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _describe(value: Any, inside: tuple[int, ...] = ()) -> str:
+def describe(value: Any, inside: tuple[int, ...] = ()) -> str:
     """A text that is the same, in any process, for values that make the same program, and only so.
 
     Raises:
-      _UnknownError: there is none.
+      UnknownError: there is none.
     """
     if id(value) in inside:  # a function that closes over itself
         return f"<{len(inside) - inside.index(id(value))} up>"
     inside = (*inside, id(value))
-    many = lambda parts: "(" + ", ".join(_describe(part, inside) for part in parts) + ")"
+    many = lambda parts: "(" + ", ".join(describe(part, inside) for part in parts) + ")"
     kind = type(value)
     match value:
         case None | bool() | int() | float() | str() | np.dtype():
@@ -220,22 +224,22 @@ def _describe(value: Any, inside: tuple[int, ...] = ()) -> str:
         return _name(kind) + many((name, getattr(value, name)) for name in own)
     if callable(getattr(value, "__wrapped__", None)):  # of `jax.jit` and the like
         return _name(kind) + many((value.__wrapped__,))
-    raise _UnknownError(kind)
+    raise UnknownError(kind)
 
 
 def _name(code: Any) -> str:
     module = code.__module__ or ""
     if module.split(".")[0] not in KNOWN:
-        raise _UnknownError(code)
+        raise UnknownError(code)
     return f"{module}.{code.__qualname__}"
 
 
 _SUMS = {"loss": 0, "accuracy": 0}
-init_params = _kept(
+init_params = kept(
     step.init_params, ["model"], lambda given: jax.eval_shape(lambda: step.init_params(**given))
 )
-train_epoch = _kept(
+train_epoch = kept(
     epoch.train_epoch, ["batch_size", "loss_fn", "mesh"], lambda given: (given["state"], _SUMS)
 )
-train_steps = _kept(epoch.train_steps, ["loss_fn", "mesh"], lambda given: (given["state"], _SUMS))
-evaluate = _kept(epoch.evaluate, ["batch_size", "loss_fn"], lambda given: _SUMS)
+train_steps = kept(epoch.train_steps, ["loss_fn", "mesh"], lambda given: (given["state"], _SUMS))
+evaluate = kept(epoch.evaluate, ["batch_size", "loss_fn"], lambda given: _SUMS)

@@ -27,14 +27,9 @@ from tqdm import tqdm
 
 from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
 from lenet_jax.augment import strengths
-from lenet_jax.epoch import (
-    epoch_order,
-    evaluate,
-    make_mesh,
-    replicate,
-    train_steps,
-    unreplicate,
-)
+from lenet_jax.epoch import epoch_order, make_mesh, replicate, unreplicate
+from lenet_jax.executables import evaluate, init_params, train_steps
+from lenet_jax.model import LeNet
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState, create_train_state
@@ -86,7 +81,8 @@ def create_state(settings: Settings, total_steps: int) -> TrainState:
         schedule=make_schedule(settings.schedule, total_steps) if varies else None,
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    return create_train_state(jax.random.fold_in(jax.random.key(settings.seed), 0), tx)
+    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+    return create_train_state(key, tx, params=init_params(LeNet(), key))
 
 
 def steps_per_epoch(settings: Settings, dataset: data.Dataset) -> int:

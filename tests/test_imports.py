@@ -16,7 +16,7 @@ FLOORS = [
     {"model", "compiling", "interchange"},
     {"step"},
     {"epoch"},
-    {"population", "data", "programs"},
+    {"population", "data", "programs", "executables"},
     {"settings"},
     {"workdir", "checkpoint", "figures"},
     {"trained"},
