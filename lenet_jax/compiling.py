@@ -1,7 +1,7 @@
 """`jax.jit` with the compiler options that were measured to help on a CPU."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -12,8 +12,12 @@ from lenet_jax import ops
 P, R = ParamSpec("P"), TypeVar("R")
 
 
-def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
-    """`jax.jit(function, **options)`, with `ops.CPU_COMPILER_OPTIONS` where they can be given.
+def jit(
+    function: Callable[P, R], *, cpu_options: Mapping[str, str] | None = None, **options: Any
+) -> Callable[P, R]:
+    """`jax.jit(function, **options)`, with compiler options on a CPU where they can be given.
+
+    They are `ops.CPU_COMPILER_OPTIONS` if `cpu_options` says nothing else.
 
     JAX takes compiler options at the outermost `jit` only. Called inside another transformation
     (`jit`, `vmap`, `scan`, ...), the function becomes part of the caller's program, and the options
@@ -24,7 +28,8 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
     @functools.cache
     def outer() -> Callable[P, R]:  # asks for the backend at the first call, not at the import
-        chosen = ops.CPU_COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
+        on_cpu = ops.CPU_COMPILER_OPTIONS if cpu_options is None else cpu_options
+        chosen = on_cpu if jax.default_backend() == "cpu" else None
         return jax.jit(function, compiler_options=chosen, **options)
 
     def lower(*args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:

@@ -61,7 +61,9 @@ def create_train_state(
     return TrainState(jnp.int32(0), params, tx.init(params), model, tx.update)
 
 
-@partial(jax.jit, static_argnames="model")  # once a network: ten random arrays compile for seconds
+# One program, because ten random arrays compile for seconds. It runs once, so the compiler need not
+# try hard: that takes half of the time and gives the same bits.
+@partial(jit, static_argnames="model", cpu_options={"xla_backend_optimization_level": "1"})
 def init_params(model: nn.Module, key: jax.Array) -> Any:
     """Random parameters, as the model's layers draw them."""
     return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)))["params"]

@@ -21,6 +21,16 @@ def test_the_options_reach_the_compiler_at_the_outermost_call_only():
     assert jax.grad(f)(1.0) == 1.0
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are for CPUs")
+def test_a_function_can_have_options_of_its_own():
+    f = compiling.jit(lambda x: x + 1, cpu_options={"xla_no_such_option": "1"})
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        f(1.0)
+    assert jax.jit(f)(1.0) == 2.0
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        f.lower(1.0).compile()
+
+
 def test_the_options_are_known_to_this_compiler():
     x = jnp.ones((4, 4))
     assert (compiling.jit(lambda x: x @ x)(x) == 4).all()
