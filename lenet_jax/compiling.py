@@ -10,6 +10,12 @@ from jax.extend.core import get_opaque_trace_state
 from lenet_jax import ops
 
 P, R = ParamSpec("P"), TypeVar("R")
+_TOP = get_opaque_trace_state()
+
+
+def at_top() -> bool:
+    """Whether nothing is being traced."""
+    return get_opaque_trace_state() == _TOP
 
 
 def jit(
@@ -24,7 +30,6 @@ def jit(
     are the caller's to give: `jax.jit(step, compiler_options=ops.CPU_COMPILER_OPTIONS)`.
     """
     inner = jax.jit(function, **options)
-    at_top = get_opaque_trace_state()
 
     @functools.cache
     def outer() -> Callable[P, R]:  # asks for the backend at the first call, not at the import
@@ -37,7 +42,7 @@ def jit(
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (outer() if get_opaque_trace_state() == at_top else inner)(*args, **kwargs)
+        return (outer() if at_top() else inner)(*args, **kwargs)
 
     call.lower = lower
     return call

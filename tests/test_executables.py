@@ -1,15 +1,24 @@
+"""Programs on disk: that what is read is what would be compiled, and otherwise is compiled."""
+
+import contextlib
 import functools
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AxisType
 
-from lenet_jax import create_train_state, epoch, executables, losses, make_optimizer
+from lenet_jax import cli, create_train_state, epoch, executables, losses, make_optimizer, step
 from lenet_jax.executables import UnknownError, describe
 from lenet_jax.model import LeNet
 from lenet_jax.optimizers import make_schedule
@@ -111,18 +120,77 @@ def test_a_damaged_or_foreign_program_is_made_anew(cache, damage):
     assert len(file.read_bytes()) > 5000
 
 
-def test_a_source_that_changed_makes_it_anew(cache, monkeypatch):
+def test_a_program_of_other_sources_is_made_anew(cache, monkeypatch):
     kept_evaluate()(make_state(), IMAGES, LABELS)
-    before = files(cache)[0].read_bytes()
-    now = (*executables._machine_and_sources(), "one more")
-    monkeypatch.setattr(executables, "_machine_and_sources", lambda: now)
+    (file,) = files(cache)
+    before = file.read_bytes()
+    monkeypatch.setattr(executables, "_CODE", b"1" * 64)
     with pytest.raises(AssertionError, match="was to be read"):
         kept_evaluate(without_compiler(epoch.evaluate))(make_state(), IMAGES, LABELS)
     kept_evaluate()(make_state(), IMAGES, LABELS)
-    assert files(cache)[0].read_bytes()[:64] != before[:64]
+    assert file.read_bytes() == before  # by what is on disk it is no program of these sources
+
+
+def test_sources_and_versions_are_told_apart(tmp_path, monkeypatch):
+    shutil.copy(executables.__file__, tmp_path)
+    monkeypatch.setattr(executables, "OWN", tmp_path)
+    codes = [executables._code()]
+    (tmp_path / "executables.py").write_text("# edited")
+    codes.append(executables._code())
+    monkeypatch.setattr(optax, "__version__", "0.0.1")
+    codes.append(executables._code())
+    assert len(set(codes)) == 3
+
+
+@contextlib.contextmanager
+def with_option(config, name, value):
+    old = config.values[name] if config is jax.config else getattr(config, name)
+    config.update(name, value)
+    try:
+        yield
+    finally:
+        config.update(name, old)
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        lambda patch: jax.default_matmul_precision("float32"),
+        lambda patch: with_option(jax.config, "jax_disable_most_optimizations", True),
+        lambda patch: with_option(flax.config, "flax_fix_rng_separator", True),
+        lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"),
+        lambda patch: patch.setattr(cli, "count_cores", lambda: 7),
+        lambda patch: patch.setattr(executables, "_processor", lambda: "another"),
+    ],
+    ids=["context", "jax", "flax", "xla", "cores", "processor"],
+)
+def test_what_else_a_program_follows_from_makes_another_file(cache, monkeypatch, otherwise):
+    kept_evaluate()(make_state(), IMAGES, LABELS)
+    with otherwise(monkeypatch) or contextlib.nullcontext():
+        kept_evaluate()(make_state(), IMAGES, LABELS)
+    assert len(files(cache)) == 2
+
+
+def test_a_context_is_seen_by_what_is_loaded_already(cache):
+    evaluate = kept_evaluate()
+    evaluate(make_state(), IMAGES, LABELS)
+    with jax.default_matmul_precision("float32"):
+        evaluate(make_state(), IMAGES, LABELS)
+    assert len(files(cache)) == 2
+
+
+def test_what_jaxs_cache_returned_is_not_what_is_written(cache):
+    for clear in (True, False):  # as two processes would: the first fills JAX's cache
+        right = epoch.evaluate(make_state(), IMAGES, LABELS)
+        if clear:
+            jax.clear_caches()
+    kept_evaluate()(make_state(), IMAGES, LABELS)
+    read = kept_evaluate(without_compiler(epoch.evaluate))
+    assert read(make_state(), IMAGES, LABELS) == right
 
 
 def test_a_loss_of_the_callers_own_is_not_kept(cache):
+    @functools.wraps(losses.cross_entropy)  # whatever it says of itself
     def own(logits, labels):
         return jnp.float32(7)
 
@@ -131,13 +199,67 @@ def test_a_loss_of_the_callers_own_is_not_kept(cache):
     assert not files(cache)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_devices_in_any_order_and_data_on_the_first_of_them(cache, order):
+    devices = [jax.devices()[i] for i in order]
+    mesh = jax.make_mesh((2,), (epoch.AXIS,), (AxisType.Auto,), devices=devices)
+    how = {"batch_size": 64, "mesh": mesh}
+    for function in (epoch.train_epoch, without_compiler(epoch.train_epoch)):
+        state, _ = kept_train_epoch(function)(
+            make_state(), IMAGES, LABELS, jax.random.key(1), **how
+        )
+        kept_evaluate()(state, IMAGES, LABELS)  # which lies on both
+    assert describe(mesh) != describe(epoch.make_mesh(64)) or order == (0, 1)
+
+
+def test_nothing_runs_while_it_is_traced(cache):
+    state = make_state()
+    train = lambda: executables.train_epoch(state, IMAGES, LABELS, jax.random.key(1), batch_size=64)
+    jax.make_jaxpr(train)()
+    assert float(state.params["fc3"]["bias"][0]) != 0  # not consumed
+    assert not files(cache)
+
+
+def test_a_write_that_fails_leaves_nothing(cache, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    kept_evaluate()(make_state(), IMAGES, LABELS)
+    assert not files(cache)
+
+
+def test_another_process_reads_it(cache):
+    right = kept_evaluate()(make_state(), IMAGES, LABELS)
+    there = subprocess.run(
+        [sys.executable, "-c", READ_IN_ANOTHER_PROCESS],
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert there.stdout.split() == [str(float(right["loss"]))], there.stderr
+
+
+READ_IN_ANOTHER_PROCESS = """
+import conftest  # its options of JAX
+from lenet_jax import epoch
+from test_executables import IMAGES, LABELS, kept_evaluate, make_state, without_compiler
+read = kept_evaluate(without_compiler(epoch.evaluate))
+print(float(read(make_state(), IMAGES, LABELS)["loss"]))
+"""
+
+
 def test_without_a_place_to_keep_it_everything_works(cache):
     (cache / executables.FOLDER).write_text("a file is in the way")
     right = epoch.evaluate(make_state(), IMAGES, LABELS)
     assert kept_evaluate()(make_state(), IMAGES, LABELS) == right
 
 
-@pytest.mark.parametrize("option", ["jax_disable_jit", "jax_debug_nans"])
+@pytest.mark.parametrize("option", ["jax_disable_jit", "jax_debug_nans", "jax_debug_infs"])
 def test_jax_can_still_look_at_each_operation(cache, option):
     called = []
 
@@ -174,9 +296,10 @@ def test_jaxs_own_cache_goes_on(cache):
 def test_parameters_are_those_of_the_seed(cache):
     model, key = LeNet(), jax.random.key(3)
     want = model.init(key, jnp.zeros((1, 32, 32, 1)))["params"]
-    for _ in range(2):
-        got = executables.init_params(model, key)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+    like = lambda given: want
+    for function in (step.init_params, without_compiler(step.init_params)):
+        got = executables.kept(function, static=["model"], like=like)(model, key)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
     assert len(files(cache)) == 1
 
 
@@ -219,25 +342,34 @@ def test_descriptions_of_different_programs_differ():
     assert len(set(texts)) == len(things)
 
 
-def test_a_function_is_told_by_its_place_its_defaults_and_what_it_closes_over():
-    def known(function):  # as if it were of the package
-        function.__module__ = "lenet_jax.losses"
-        return function
-
-    one, other = known(lambda x: x + 1), known(lambda x: x + 1)
+def test_a_function_is_told_by_its_place_its_defaults_and_what_it_closes_over(monkeypatch):
+    monkeypatch.setattr(executables, "KNOWN", (Path(__file__).parent,))
+    one, other = (lambda x: x + 1), (lambda x: x + 1)
     assert describe(one) != describe(other)
-    adder = lambda n: known(lambda x: x + n)
-    with_defaults = [known(lambda x, n=n: x + n) for n in (1, 2, 1)]
+    adder = lambda n: lambda x: x + n
+    with_defaults = [lambda x, n=n: x + n for n in (1, 2, 1)]
     for a, b, again in (with_defaults, [adder(n) for n in (1, 2, 1)]):
         assert describe(a) == describe(again) != describe(b)
 
-    def recursive(n):
-        return recursive(n - 1) if n else 0
+    def countdown(end):
+        def recursive(n):
+            return recursive(n - 1) if n > end else end
 
-    assert describe(known(recursive)) == describe(recursive)
+        return recursive
+
+    assert describe(countdown(1)) == describe(countdown(1)) != describe(countdown(2))
+
+    def early():
+        return late()
+
+    with pytest.raises(UnknownError):
+        describe(early)
+    late = early
 
 
-@pytest.mark.parametrize("unknown", [lambda x: x, object(), jnp.ones(2), pytest.fixture])
+@pytest.mark.parametrize(
+    "unknown", [lambda x: x, object(), jnp.ones(2), nn.Dense(3).apply, pytest.fixture]
+)
 def test_what_nobody_can_tell_has_no_description(unknown):
     with pytest.raises(UnknownError):
         describe(("something", [unknown]))
