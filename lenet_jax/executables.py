@@ -128,11 +128,10 @@ def _compiling_anew() -> Iterator[None]:
     """What JAX's cache returns cannot be written again: it lacks functions when it is read."""
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()  # or JAX would not look at the option again
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
-        compilation_cache.reset_cache()
+        compilation_cache.reset_cache()  # or JAX, asked first while it was off, would leave it off
 
 
 def _replace(file: Path, content: bytes) -> None:
