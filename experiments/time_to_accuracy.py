@@ -35,9 +35,8 @@ def ours(seed: int, started: float) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from lenet_jax import LeNet, cli, create_train_state, data, losses, make_optimizer
-    from lenet_jax.epoch import make_mesh, replicate, unreplicate
-    from lenet_jax.executables import evaluate, init_params, train_epoch
+    from lenet_jax import cli, create_train_state, data, losses, make_optimizer, train_epoch
+    from lenet_jax.epoch import evaluate, make_mesh, replicate, unreplicate
     from lenet_jax.optimizers import make_schedule
 
     gc.freeze()  # what was imported is no garbage: tracing is a tenth faster unwatched
@@ -49,7 +48,7 @@ def ours(seed: int, started: float) -> dict:
         loss_fn = partial(losses.cross_entropy, label_smoothing=LABEL_SMOOTHING)
         key = jax.random.key(seed)
         tx = make_optimizer("adam", LEARNING_RATE, schedule=schedule)
-        state = create_train_state(key, tx, params=init_params(LeNet(), key))
+        state = create_train_state(key, tx)
         mnist = loading.result()
     mesh = make_mesh(BATCH_SIZE)
     state, *train = replicate(mesh, (state, mnist.train_images, mnist.train_labels))

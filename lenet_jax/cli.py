@@ -20,6 +20,7 @@ import jax
 from absl import flags
 
 S = TypeVar("S")
+CACHE_BYTES = 2**28  # compiled functions on disk, those used last; a run has 3 MB of them
 
 _DEFINE = {
     str: flags.DEFINE_string,
@@ -134,16 +135,34 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder; JAX_COMPILATION_CACHE_DIR goes first."""
-    if jax.config.jax_compilation_cache_dir:
-        return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home, "lenet_jax")
+    """Keeps what JAX compiles in the user's cache folder; JAX_COMPILATION_CACHE_DIR goes first."""
+    config = jax.config
     with contextlib.suppress(OSError):  # a read-only home only costs the time
+        if config.jax_compilation_cache_dir:
+            _remove_executables(Path(config.jax_compilation_cache_dir))
+            return
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home, "lenet_jax")
         folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        _remove_executables(folder)
+        # A process that was killed, or a version that set no limit to the size, leaves entries
+        # without the time of their last use; as long as there is one, JAX adds no others.
+        for entry in folder.glob("*-cache"):
+            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():
+                entry.unlink(missing_ok=True)
+        if os.access(folder, os.W_OK):
+            config.update("jax_compilation_cache_dir", str(folder))
+            config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+            config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+            config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _remove_executables(cache: Path) -> None:
+    """Removes what version 0.1 kept beside JAX's entries: some of it could not be read again."""
+    for file in cache.glob(f"executables/{'[0-9a-f]' * 64}*"):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
+        (cache / "executables").rmdir()
 
 
 def make_cores_devices() -> None:

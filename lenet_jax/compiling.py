@@ -37,12 +37,8 @@ def jit(
         chosen = on_cpu if jax.default_backend() == "cpu" else None
         return jax.jit(function, compiler_options=chosen, **options)
 
-    def lower(*args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
-        return outer().lower(*args, **kwargs)
-
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return (outer() if at_top() else inner)(*args, **kwargs)
 
-    call.lower = lower
     return call

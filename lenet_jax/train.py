@@ -27,9 +27,14 @@ from tqdm import tqdm
 
 from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
 from lenet_jax.augment import strengths
-from lenet_jax.epoch import epoch_order, make_mesh, replicate, unreplicate
-from lenet_jax.executables import evaluate, init_params, train_steps
-from lenet_jax.model import LeNet
+from lenet_jax.epoch import (
+    epoch_order,
+    evaluate,
+    make_mesh,
+    replicate,
+    train_steps,
+    unreplicate,
+)
 from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.settings import Settings
 from lenet_jax.step import TrainState, create_train_state
@@ -82,7 +87,7 @@ def create_state(settings: Settings, total_steps: int) -> TrainState:
         **{name: value for name, value in chosen.items() if value is not None},
     )
     key = jax.random.fold_in(jax.random.key(settings.seed), 0)
-    return create_train_state(key, tx, params=init_params(LeNet(), key))
+    return create_train_state(key, tx)
 
 
 def steps_per_epoch(settings: Settings, dataset: data.Dataset) -> int:

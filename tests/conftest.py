@@ -2,12 +2,14 @@
 
 import os
 import signal
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import browser
 import jax
+import numpy as np
 import pytest
 
 from lenet_jax import data, train
@@ -32,6 +34,17 @@ def mnist_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def write_idx() -> Callable[[Path, np.ndarray], None]:
+    """Writes an array of bytes, of any number of dimensions, as an IDX file."""
+
+    def write(path: Path, array: np.ndarray) -> None:
+        head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+    return write
 
 
 @pytest.fixture(scope="session")

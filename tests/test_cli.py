@@ -177,6 +177,29 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypa
     assert any((tmp_path / "lenet_jax").iterdir())
 
 
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_what_an_older_version_kept_in_the_cache_goes_and_nothing_else(
+    variable, tmp_path, monkeypatch
+):
+    cache = tmp_path / "lenet_jax"
+    (cache / "executables").mkdir(parents=True)
+    for name in (digest := 64 * "a", f"{digest}.17.tmp", "mine"):
+        (cache / "executables" / name).touch()
+    (cache / "jit_without_a_time-cache").touch()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path if variable == "XDG_CACHE_HOME" else cache))
+    subprocess.run([sys.executable, "-c", CACHE_SCRIPT], check=True)
+    assert [file.name for file in (cache / "executables").iterdir()] == ["mine"]
+    # Without a limit to the cache's size, as in a folder of the user's own, no entry has a time.
+    left = (cache / "jit_without_a_time-cache").exists()
+    assert left == (variable == "JAX_COMPILATION_CACHE_DIR")
+    assert len(list(cache.glob("*-cache"))) > left
+
+    (cache / "executables" / "mine").unlink()
+    subprocess.run([sys.executable, "-c", CACHE_SCRIPT], check=True)
+    assert not (cache / "executables").exists()
+
+
 @pytest.mark.parametrize("nproc", ["many", "0", ""])
 def test_an_nproc_that_is_no_number_of_cores_is_as_none(nproc, monkeypatch):
     monkeypatch.delenv("NPROC", raising=False)

@@ -27,8 +27,6 @@ def test_a_function_can_have_options_of_its_own():
     with pytest.raises(Exception, match="xla_no_such_option"):
         f(1.0)
     assert jax.jit(f)(1.0) == 2.0
-    with pytest.raises(Exception, match="xla_no_such_option"):
-        f.lower(1.0).compile()
 
 
 def test_the_options_are_known_to_this_compiler():

@@ -16,7 +16,7 @@ FLOORS = [
     {"model", "compiling", "interchange"},
     {"step"},
     {"epoch"},
-    {"population", "data", "programs", "executables"},
+    {"population", "data", "programs"},
     {"settings"},
     {"workdir", "checkpoint", "figures"},
     {"trained"},
