@@ -240,7 +240,7 @@ def our_state(case: tuple, dtype: type) -> tuple[Any, TrainState]:
     start = params_of(make_net(8, TORCH_TYPES[dtype]))
     tx = make_optimizer(name, rate, **settings)
     params = jax.tree.map(jnp.array, start)  # copies: the step consumes its state
-    return start, TrainState(jnp.int32(0), params, tx.init(params), LeNet(), tx.update)
+    return start, TrainState(jnp.int32(0), params, tx.init(params), LeNet(), tx)
 
 
 def our_training(case: tuple, dtype: type) -> Any:
@@ -256,7 +256,7 @@ def our_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
 
     @jax.jit
     def step(params: Any, opt_state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, opt_state = state.tx_update(grads, opt_state, params)
+        updates, opt_state = state.tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     params, opt_state = state.params, state.opt_state

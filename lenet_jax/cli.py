@@ -7,6 +7,7 @@ signal's number, as shells count.
 
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -107,6 +108,7 @@ def catch_signals() -> Iterator[list[int]]:
 
 def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
     """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
+    gc.freeze()  # what was imported is no garbage: JAX traces a quarter faster if left alone
     values = flags.FlagValues()
     types = typing.get_type_hints(settings_class)
     fields = {field.name: field for field in dataclasses.fields(settings_class)}

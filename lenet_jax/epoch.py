@@ -168,6 +168,10 @@ def train_epoch(
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
 
+    Raises:
+      TypeError: the images are not uint8.
+      ValueError: there are not as many labels as images, or fewer than a batch.
+
     >>> from lenet_jax import create_train_state, make_optimizer
     >>> state = create_train_state(jax.random.key(0), make_optimizer("adam"))
     >>> images, labels = jnp.zeros((20, 32, 32, 1), jnp.uint8), jnp.arange(20) % 10
@@ -175,12 +179,34 @@ def train_epoch(
     >>> int(state.step)
     2
     """
+    _check(images, labels, batch_size)
     order = epoch_order(key, images.shape[0], batch_size=batch_size)
     steps = order.shape[0]
     numbers = {"mean": mean, "std": std, "strengths": strengths}
     numbers["key"] = jax.random.fold_in(key, 1)
     state, sums = _shared(mesh, loss_fn)(state, images, labels, order, 0, steps, numbers)
     return state, jax.tree.map(lambda total: total / steps, sums)
+
+
+def _check(images: jax.Array, labels: jax.Array, batch_size: int) -> None:
+    check_images(images)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"images and labels must be as many of each, got {len(images)} and {len(labels)}"
+        )
+    if not 1 <= batch_size <= len(images):
+        raise ValueError(
+            f"batch_size={batch_size} must be from 1 to the number of images, {len(images)}"
+        )
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises TypeError if the images are not uint8 pixels, as `normalize` wants them."""
+    if images.dtype != jnp.uint8:
+        raise TypeError(
+            f"images must be uint8 pixels from 0 to 255, got {images.dtype}: they are divided by "
+            "255 and normalised here; of images in 0..1 give (255 * images).astype(numpy.uint8)"
+        )
 
 
 def _shared(mesh: Mesh | None, loss_fn: LossFn) -> Callable:
@@ -208,7 +234,11 @@ def predict(
     """Logits [N, 10] of uint8 images [N, 32, 32, 1], at most `batch_size` in work at a time.
 
     The N % B images that do not fill a batch are a smaller batch of their own.
+
+    Raises:
+      TypeError: the images are not uint8.
     """
+    check_images(images)
 
     def forward(images: jax.Array) -> jax.Array:
         return model.apply({"params": params}, normalize(images, mean, std))

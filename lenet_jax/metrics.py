@@ -11,9 +11,15 @@ import jax.numpy as jnp
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The share of examples whose largest logit is the label's: a float32 scalar.
 
+    Args:
+      logits: [B, C].
+      labels: classes [B], or one-hot or soft labels [B, C], of which the largest counts.
+
     >>> float(accuracy(jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])))
     0.5
     """
+    if labels.ndim == logits.ndim:
+        labels = jnp.argmax(labels, axis=-1)
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32)
 
 

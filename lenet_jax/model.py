@@ -13,6 +13,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lenet_jax import ops
 
@@ -20,18 +21,35 @@ IMAGE_SHAPE = (32, 32, 1)
 NUM_CLASSES = 10
 
 
-def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for `Conv2d` and `Linear`, kernel and bias alike: uniform in ±1/√fan_in.
+def kernel_and_bias(
+    layer: nn.Module, shape: tuple[int, ...], draws: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """A layer's kernel [..., features] and bias [features], initialised as PyTorch does by default.
 
-    PyTorch spells it `kaiming_uniform_(a=sqrt(5))` (pytorch/pytorch#57109). Flax's defaults,
-    LeCun-normal kernels and zero biases, are another distribution.
+    For `Conv2d` and `Linear`, kernel and bias alike, that is uniform in ±1/√fan_in, which PyTorch
+    spells `kaiming_uniform_(a=sqrt(5))` (pytorch/pytorch#57109). Flax's defaults, LeCun-normal
+    kernels and zero biases, are another distribution.
+
+    Args:
+      layer: whose parameters they are.
+      shape: of the kernel.
+      draws: as many numbers as both have, uniform in ±1; None if the layer is to draw by itself.
     """
-    bound = 1 / math.sqrt(fan_in)
+    fan_in, size = math.prod(shape[:-1]), math.prod(shape)
+    if draws is None and layer.is_initializing():
+        draws = draw(layer.make_rng("params"), size + shape[-1])
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def init(key: jax.Array, shape: tuple[int, ...], start: int) -> jax.Array:
+        if draws is None:  # of a network that has parameters Flax asks only what shape they have
+            return jnp.zeros(shape)
+        return draws[start : start + math.prod(shape)].reshape(shape) / math.sqrt(fan_in)
 
-    return init
+    return layer.param("kernel", init, shape, 0), layer.param("bias", init, shape[-1:], size)
+
+
+def draw(key: jax.Array, size: int) -> jax.Array:
+    """float32 [size], uniform in ±1."""
+    return jax.random.uniform(key, (size,), jnp.float32, minval=-1.0)
 
 
 class ConvReluPool(nn.Module):
@@ -41,13 +59,12 @@ class ConvReluPool(nn.Module):
     features: int
     kernel_size: int
     op: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    draws: jax.Array | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = self.kernel_size
-        init = uniform_fan_in(self.in_features * size * size)
-        kernel = self.param("kernel", init, (size, size, self.in_features, self.features))
-        bias = self.param("bias", init, (self.features,))
+        shape = (self.kernel_size, self.kernel_size, self.in_features, self.features)
+        kernel, bias = kernel_and_bias(self, shape, self.draws)
         # The outputs of an initialisation are thrown away: the plain form is there sooner.
         op = ops.conv_relu_pool_plain if self.is_initializing() else self.op
         return op(x, kernel, bias)
@@ -62,12 +79,11 @@ class Linear(nn.Module):
 
     in_features: int
     features: int
+    draws: jax.Array | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = uniform_fan_in(self.in_features)
-        kernel = self.param("kernel", init, (self.in_features, self.features))
-        bias = self.param("bias", init, (self.features,))
+        kernel, bias = kernel_and_bias(self, (self.in_features, self.features), self.draws)
         return x @ kernel + bias[None, :]
 
     def __repr__(self) -> str:
@@ -94,11 +110,16 @@ class LeNet(nn.Module):
         # Measured by experiments/throughput.py; other backends have good convolutions of their own.
         fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
         op = self.conv_relu_pool or fastest
-        self.conv1 = ConvReluPool(1, 6, 5, op)
-        self.conv2 = ConvReluPool(6, 16, 5, op)
-        self.fc1 = Linear(16 * 5 * 5, 120)  # 5 * 5 is what is left of the image
-        self.fc2 = Linear(120, 84)
-        self.fc3 = Linear(84, NUM_CLASSES)
+        # One draw for all: a draw for each array takes ten times as long to compile.
+        sizes = (156, 2_416, 48_120, 10_164, 850)
+        draws = (None,) * len(sizes)
+        if self.is_initializing():
+            draws = jnp.split(draw(self.make_rng("params"), sum(sizes)), np.cumsum(sizes)[:-1])
+        self.conv1 = ConvReluPool(1, 6, 5, op, draws[0])
+        self.conv2 = ConvReluPool(6, 16, 5, op, draws[1])
+        self.fc1 = Linear(16 * 5 * 5, 120, draws[2])  # 5 * 5 is what is left of the image
+        self.fc2 = Linear(120, 84, draws[3])
+        self.fc3 = Linear(84, NUM_CLASSES, draws[4])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         if images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:

@@ -15,7 +15,7 @@ H x W input, P x Q pooled output, k x k kernel.
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from itertools import product
+from itertools import chain, product
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ LANES, LANE_STEP = 32, 16
 # times slower), and every term is compile time: larger layers are computed by the plain twin.
 MAX_TERMS = 150
 
+CHAIN = 25  # dependent additions, at most: the processor works on several chains at once
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
 
 
@@ -155,28 +156,41 @@ _tiled.defvjp(_forward, _backward)
 
 @partial(jax.jit, inline=True)  # traced once for its shape and its values
 def _convolve_and_pool(x_TCHWL, kernel, bias):
-    T, C, H, W, L = x_TCHWL.shape
+    channel = lambda a, c, axis: lax.slice_in_dim(a, c, c + 1, axis=axis)
+    rows = [
+        _correlate(channel(x_TCHWL, c, 1), channel(kernel, c, 2)) for c in range(kernel.shape[2])
+    ]
+    y = [reduce(lax.add, chain.from_iterable(corner)) for corner in zip(*rows, strict=True)]
+    best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
+    out = jnp.maximum(best + lax.broadcast_in_dim(bias, best.shape, (1,)), 0)
+    first = jnp.where(y[0] == best, 0, jnp.where(y[1] == best, 1, jnp.where(y[2] == best, 2, 3)))
+    return lax.complex(out, first.astype(out.dtype))
+
+
+@jax.jit  # called for each channel alike: traced and lowered once
+def _correlate(x_T1HWL, kernel):
+    """What one input channel adds to the outputs at each corner: 4 times k arrays [T, K, P, Q, L].
+
+    Each is the sum over a row of the kernel [k, k, 1, K]: with longer chains of dependent
+    additions, LLVM keeps the wrong things in registers. lax's own functions, here and below,
+    because jnp's operators take five times as long to trace.
+    """
+    T, _, H, W, L = x_T1HWL.shape
     k, _, _, K = kernel.shape
     P, Q = (H - k + 1) // 2, (W - k + 1) // 2
     to_TKPQL = lambda a, *axes: lax.broadcast_in_dim(a, (T, K, P, Q, L), axes)
     weight = {
-        (a, b, c): to_TKPQL(_slice(kernel, (a, b, c, 0), (1, 1, 1, K)), 0, 2, 3, 1)
-        for c, a, b in product(range(C), range(k), range(k))
+        (a, b): to_TKPQL(_slice(kernel, (a, b, 0, 0), (1, 1, 1, K)), 0, 2, 3, 1)
+        for a, b in product(range(k), range(k))
     }
     pixel = {
-        (a, b, c): to_TKPQL(
-            _slice(x_TCHWL, (0, c, a, b, 0), (T, 1, P, Q, L), (1, 1, 2, 2, 1)), *range(5)
+        (a, b): to_TKPQL(
+            _slice(x_T1HWL, (0, 0, a, b, 0), (T, 1, P, Q, L), (1, 1, 2, 2, 1)), *range(5)
         )
-        for a, b, c in product(range(k + 1), range(k + 1), range(C))
+        for a, b in product(range(k + 1), range(k + 1))
     }
-
-    under = lambda i, j: [pixel[i + a, j + b, c] for a, b, c in weight]
-    # A chain is a row of the kernel: with longer ones, LLVM keeps the wrong things in registers.
-    y = [_sum_of_products(list(weight.values()), under(i, j), chain=k) for i, j in CORNERS]
-    best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
-    out = jnp.maximum(best + to_TKPQL(bias, 1), 0)
-    first = jnp.where(y[0] == best, 0, jnp.where(y[1] == best, 1, jnp.where(y[2] == best, 2, 3)))
-    return lax.complex(out, first.astype(out.dtype))
+    row = lambda a, i, j: [lax.mul(weight[a, b], pixel[i + a, j + b]) for b in range(k)]
+    return [[reduce(lax.add, row(a, i, j)) for a in range(k)] for i, j in CORNERS]
 
 
 def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
@@ -215,36 +229,63 @@ def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, row, *, whole):
     rows, rows_of_g = (k, 1) if whole else (P, P)
     shape = (T, C, rows, k, K // 2, L)
 
-    row_of = [lax.add(row, p) for p in range(2)]  # jnp's operators are slower to trace
+    if whole:
+        x_rows = [
+            _windows_in_row(lax.slice_in_dim(x_TCHWL, p, p + k, axis=2), None, shape)
+            for p in range(2 * P)
+        ]
+    else:
+        x_rows = [_windows_in_row(x_TCHWL, lax.add(row, p), shape) for p in range(2)]
+    windows = [
+        [x_rows[2 * p + i][2 * q + j] for i, j in CORNERS]
+        for p, q in product(range(P // rows_of_g), range(Q))
+    ]
+    half = lambda a, at: lax.slice_in_dim(a, at, at + K // 2, axis=1)
+    sums = (
+        _sum_of_windows(half(g_TKPQL, at), half(corner_TKPQL, at), windows) for at in (0, K // 2)
+    )
+    return lax.complex(*sums)
 
-    def window(p, q):  # broadcast from [T, C, k or P, k, 1, L]
-        if whole:
-            x = _slice(x_TCHWL, (0, 0, p, q, 0), (T, C, rows, k, L))
+
+@partial(jax.jit, static_argnames="shape")  # called for each row alike: traced and lowered once
+def _windows_in_row(x_TCHWL, row, shape):
+    """x from each column on, broadcast to `shape` [T, C, k or P, k, K / 2, L].
+
+    All rows of x, or if there is a `row` every second one from there on.
+    """
+    T, C, rows, k, _, L = shape
+
+    def window(q):
+        if row is None:
+            x = _slice(x_TCHWL, (0, 0, 0, q, 0), (T, C, rows, k, L))
         else:
-            x = lax.dynamic_slice(x_TCHWL, (0, 0, row_of[p], q, 0), (T, C, 2 * P - 1, k, L))
-            x = _slice(x, (0,) * 5, (T, C, P, k, L), (1, 1, 2, 1, 1))  # every second row
+            x = lax.dynamic_slice(x_TCHWL, (0, 0, row, q, 0), (T, C, 2 * rows - 1, k, L))
+            x = _slice(x, (0,) * 5, (T, C, rows, k, L), (1, 1, 2, 1, 1))
         return lax.broadcast_in_dim(x, shape, (0, 1, 2, 3, 5))
 
-    def half(first):  # of the output channels
-        chosen, gradients = [], []
-        for (p, q), (y0, y1, y2, y3) in windows.items():
-            at, size = (0, first, p, q, 0), (T, K // 2, rows_of_g, 1, L)
-            corner, g = (
-                lax.broadcast_in_dim(_slice(a, at, size), shape, (0, 4, 2, 3, 5))
-                for a in (corner_TKPQL, g_TKPQL)
-            )
-            x = lax.select(lax.eq(corner, number[2]), y2, y3)
-            x = lax.select(lax.eq(corner, number[1]), y1, x)
-            chosen.append(lax.select(lax.eq(corner, number[0]), y0, x))
-            gradients.append(g)
-        return _sum_of_products(chosen, gradients)
+    return [window(q) for q in range(x_TCHWL.shape[3] - k + 1)]
 
+
+@jax.jit  # called for both halves of the channels: traced and lowered once
+def _sum_of_windows(g_TKPQL, corner_TKPQL, windows):
+    """The sum over pooled pixels of g times the window that the maximum came from."""
+    shape = windows[0][0].shape
+    T, K, P, Q, L = g_TKPQL.shape
+    rows_of_g = P * Q // len(windows)
+    places = product(range(P // rows_of_g), range(Q))
     number = [lax.full(shape, n, corner_TKPQL.dtype) for n in range(3)]
-    windows = {
-        (p, q): [window(2 * p + i, 2 * q + j) for i, j in CORNERS]
-        for p, q in product(range(P // rows_of_g), range(Q))
-    }
-    return lax.complex(half(0), half(K // 2))
+    terms = []
+    for (p, q), (y0, y1, y2, y3) in zip(places, windows, strict=True):
+        at, size = (0, 0, p, q, 0), (T, K, rows_of_g, 1, L)
+        corner, g = (
+            lax.broadcast_in_dim(_slice(a, at, size), shape, (0, 4, 2, 3, 5))
+            for a in (corner_TKPQL, g_TKPQL)
+        )
+        x = lax.select(lax.eq(corner, number[2]), y2, y3)
+        x = lax.select(lax.eq(corner, number[1]), y1, x)
+        terms.append(lax.mul(lax.select(lax.eq(corner, number[0]), y0, x), g))
+    chains = [reduce(lax.add, terms[at : at + CHAIN]) for at in range(0, len(terms), CHAIN)]
+    return reduce(lax.add, chains)
 
 
 def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
@@ -273,19 +314,6 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
     ]  # m * m times [2, 2, C, T, H/2, W/2, L]
     d_x = reduce(lax.add, d_blocks).transpose(3, 2, 4, 0, 5, 1, 6)  # [T, C, H/2, 2, W/2, 2, L]
     return d_x.reshape(T, C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
-
-
-@partial(jax.jit, static_argnames="chain")  # called many times alike: traced and lowered once
-def _sum_of_products(
-    a: Sequence[jax.Array], b: Sequence[jax.Array], *, chain: int = 25
-) -> jax.Array:
-    """In chains of dependent additions: the processor works on several chains at once.
-
-    lax's own functions, because jnp's operators take five times as long to trace.
-    """
-    terms = [lax.mul(x, y) for x, y in zip(a, b, strict=True)]
-    chains = [reduce(lax.add, terms[at : at + chain]) for at in range(0, len(terms), chain)]
-    return reduce(lax.add, chains)
 
 
 def _sum_last(x: jax.Array, axes: int) -> jax.Array:

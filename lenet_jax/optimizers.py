@@ -10,7 +10,7 @@ A setting of 0 leaves its part out (no momentum, no buffer), and that is structu
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -108,16 +108,37 @@ def make_optimizer(
     if name == "nesterov" and "momentum" not in hyperparams:
         raise ValueError("nesterov needs a momentum above 0, got momentum=0; plain is sgd")
     template = _template(name, tuple(hyperparams), centered, schedule)
+    return template._replace(init=_Init(template.init, hyperparams))
 
-    def init(params: optax.Params) -> optax.OptState:
-        state = template.init(params)
+
+class _Init(NamedTuple):
+    """The initial state of a structure, with the numbers of one optimizer in it."""
+
+    template: optax.TransformInitFn
+    hyperparams: dict[str, ArrayLike]
+
+    def __call__(self, params: optax.Params) -> optax.OptState:
+        state = self.template(params)
         numbers = {
-            key: jnp.asarray(hyperparams[key], slot.dtype)
+            key: jnp.asarray(self.hyperparams[key], slot.dtype)
             for key, slot in state.hyperparams.items()
         }
         return state._replace(hyperparams=numbers)
 
-    return optax.GradientTransformationExtraArgs(init, template.update)
+
+def static_part(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` without its numbers if it is of `make_optimizer`: the same for all numbers.
+
+    What is left can update a state, which has the numbers, but not begin one.
+    """
+    return tx._replace(init=_no_init) if isinstance(tx.init, _Init) else tx
+
+
+def _no_init(params: optax.Params) -> NoReturn:
+    raise TypeError(
+        "state.tx has no numbers to begin with, they are in state.opt_state.hyperparams; call init "
+        "of what make_optimizer returned"
+    )
 
 
 def make_schedule(name: str, total_steps: int, *, warmup_steps: int = 0) -> Schedule:

@@ -79,9 +79,11 @@ def train(
       report: is called with the number of updates that were done, networks' updates added up.
 
     Raises:
+      TypeError: the images are not uint8.
       ValueError: fields of `members` have different lengths, a name is unknown, or a number leaves
         nothing to do.
     """
+    epoch.check_images(images)
     _check(len(labels), epochs=epochs, batch_size=batch_size, slice_size=slice_size)
     steps = len(labels) // batch_size
     course = None if schedule == "constant" else make_schedule(schedule, epochs * steps)

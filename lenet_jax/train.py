@@ -16,6 +16,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,6 @@ def fit(
     mesh = make_mesh(settings.batch_size)
     images, labels = replicate(mesh, (dataset.train_images, dataset.train_labels))
     progress = dataclasses.replace(progress, state=replicate(mesh, progress.state))
-    test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
     scaling = {
         "mean": dataset.mean,
         "std": dataset.std,
@@ -178,8 +178,9 @@ def fit(
     how = scaling | {"strengths": strengths(settings.augment) if settings.augment else None}
     how["mesh"] = mesh
     order_key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-    started, order = time.perf_counter(), None
+    started, order, ahead = time.perf_counter(), None, None
     with (
+        ThreadPoolExecutor(1) as pool,
         checkpoint.Saver(path / workdir.CHECKPOINTS, settings.keep, last=step or None) as saver,
         tqdm(total=settings.epochs * steps, initial=step, leave=False, disable=None) as bar,
     ):
@@ -190,6 +191,9 @@ def fit(
                 how["key"] = jax.random.fold_in(key, 1)
             progress = train_part(progress, images, labels, order, start, stop, how)
             bar.update(stop - start)
+            if ahead is None:  # the evaluation is traced and compiled while the first epoch runs
+                test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+                ahead = pool.submit(compile_evaluation, shapes_of(progress.state), *test, **scaling)
             step, ending = epoch * steps + stop, bool(signals)
             require = partial(require_finite, settings, steps, saver, step)
             require("the loss", progress.sums["loss"], since=epoch * steps + start + 1)
@@ -199,6 +203,7 @@ def fit(
                 saved = jax.tree.map(np.array, saved_part(progress.state))
                 require("the state", *jax.tree.leaves(saved))
             if stop == steps:
+                ahead.result()
                 tested = evaluate(unreplicate(progress.state), *test, **scaling)
                 record = epoch_record(progress, settings, steps, tested)
                 require("the test loss", record["test_loss"])
@@ -259,6 +264,19 @@ def train_part(
     new["seconds"] = time.perf_counter() - started
     sums = {name: total + new[name] for name, total in progress.sums.items()}
     return dataclasses.replace(progress, state=state, sums=sums)
+
+
+def shapes_of(state: TrainState) -> TrainState:
+    """What `unreplicate(state)` looks like, without its arrays, which a step will consume."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        unreplicate(state),
+    )
+
+
+def compile_evaluation(*args: Any, **kwargs: Any) -> None:
+    """So that an `evaluate` of arguments like these starts at once."""
+    evaluate.lower(*args, **kwargs).compile()
 
 
 def require_finite(
@@ -354,6 +372,9 @@ def main(argv: Sequence[str]) -> None:
         cli.enable_compilation_cache()
     cli.make_cores_devices()
     with contextlib.ExitStack() as stack:
+        # What a first state needs is compiled, or read from JAX's cache, while the images are read.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        pool.submit(create_state, settings, total_steps=1)
         try:
             name = workdir.chosen_data(settings)
             dataset = data.load(name, settings.data_dir, report=print)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_catalog import made_up, write_idx
 
 from lenet_jax import data
@@ -36,6 +35,7 @@ def test_mnist_has_the_shapes_and_the_scale_that_are_known(mnist_dir):
 
 
 def test_images_lie_in_the_middle_of_zeros(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
     splits = made_up(5, 3)
     dataset = data.load("mnist", str(write_idx(tmp_path, splits)))
     for found, images in (
@@ -141,6 +141,7 @@ def test_digits_asked_for_come_without_a_note(nothing_here):
 def test_digits_are_all_there_once_with_every_class_in_both_splits():
     from sklearn.datasets import load_digits
 
+    torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
     splits = digits.load()
     reference = load_digits()
     order = np.argsort(reference.target, kind="stable")

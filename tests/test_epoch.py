@@ -10,6 +10,7 @@ from lenet_jax.epoch import (
     evaluate,
     make_mesh,
     normalize,
+    predict,
     replicate,
     train_epoch,
     train_steps,
@@ -37,6 +38,35 @@ def fresh_state():
 
 def assert_same_params(a, b, rtol=0.0) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
+
+
+def as_floats(images, labels):
+    return images / 255, labels, B
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "match"),
+    [
+        (as_floats, TypeError, "images must be uint8 pixels from 0 to 255, got float32"),
+        (lambda images, labels: (images, labels[1:], B), ValueError, "50 and 49"),
+        (lambda images, labels: (images[1:], labels, B), ValueError, "49 and 50"),
+        (lambda images, labels: (images, labels, N + 1), ValueError, "batch_size=51"),
+        (lambda images, labels: (images, labels, 0), ValueError, "batch_size=0"),
+    ],
+    ids=["float images", "a label too few", "a label too many", "less than a batch", "empty"],
+)
+def test_an_epoch_says_what_is_wrong_with_its_data(data, spoil, error, match):
+    images, labels, batch_size = spoil(*data)
+    state = fresh_state()
+    with pytest.raises(error, match=match):
+        train_epoch(state, images, labels, jax.random.key(0), batch_size=batch_size)
+    assert int(state.step) == 0  # nothing was consumed
+
+
+def test_logits_are_only_made_of_pixels(data):
+    state = fresh_state()
+    with pytest.raises(TypeError, match="uint8"):
+        predict(state.model, state.params, data[0] / 255)
 
 
 def test_an_epochs_order_holds_every_index_once_and_drops_the_rest():

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from tutorial_net import Net
 
 from lenet_jax import data, draw, export, trained
 from lenet_jax.epoch import predict
 from lenet_jax.model import LeNet
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+from tutorial_net import Net
 
 PIXELS = data.load("digits").test_images[:100]
 

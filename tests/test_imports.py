@@ -26,7 +26,17 @@ FLOORS = [
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 FOR_CORE = {
-    *("collections", "dataclasses", "functools", "itertools", "math", "operator", "typing"),
+    *(
+        "collections",
+        "dataclasses",
+        "functools",
+        "inspect",
+        "itertools",
+        "math",
+        "operator",
+        "typing",
+        "warnings",
+    ),
     *("flax", "jax", "numpy", "optax", "lenet_jax"),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from lenet_jax import losses
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+F = torch.nn.functional
 
 B, C = 7, 5
 TORCH = {

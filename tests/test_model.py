@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from tutorial_net import make_net, params_of, random_batch, to_torch
 
 from lenet_jax import ops
 from lenet_jax.model import LeNet
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+from tutorial_net import make_net, params_of, random_batch, to_torch
 
 FAN_IN = {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84}
 

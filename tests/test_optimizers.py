@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from lenet_jax.optimizers import (
     DEFAULT_LEARNING_RATE,
@@ -18,6 +17,8 @@ from lenet_jax.optimizers import (
     make_optimizer,
     make_schedule,
 )
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 
 STEPS = 300
 LEARNING_RATE = 0.01

@@ -5,7 +5,6 @@ dimensions), the dimensions as big-endian 32-bit numbers, and the elements in ro
 Nothing a header declares is believed before it has been compared with what the file holds.
 """
 
-import gzip
 import math
 import os
 import stat
@@ -26,7 +25,7 @@ SIZES = (28, 32)  # of a side: MNIST's, and the network's input
 
 _DIMENSIONS = {0x0801: 1, 0x0803: 3}  # magic number of 1-byte elements -> number of dimensions
 _MAX_DEFLATE_RATIO = 1032  # a 258-byte match costs at least 2 bits (zlib's technical notes)
-_CHUNK = 1 << 20
+_CHUNK = 1 << 21
 
 
 class Splits(NamedTuple):
@@ -61,14 +60,15 @@ def read_idx(path: str | Path) -> np.ndarray:
             file.seek(0)
             if zipped:
                 most = _MAX_DEFLATE_RATIO * status.st_size
-                with gzip.open(file) as stream:
-                    return _read_array(path, stream, most, exact=False)
+                return _read_array(path, _Gunzip(file), most, exact=False)
             return _read_array(path, file, status.st_size, exact=True)
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise ValueError(f"{path}: cannot be read ({_reason(error)})") from error
 
 
-def _read_array(path: Path, stream: IO[bytes], available: int, *, exact: bool) -> np.ndarray:
+def _read_array(
+    path: Path, stream: "IO[bytes] | _Gunzip", available: int, *, exact: bool
+) -> np.ndarray:
     head = _read_at_most(stream, 4)
     if len(head) < 4:
         raise ValueError(f"{path}: holds {len(head)} bytes, too few for the header of an IDX file")
@@ -107,9 +107,45 @@ def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
     return data
 
 
+class _Gunzip:
+    """What a gzipped file holds, read in large pieces.
+
+    `gzip.open` takes a thousand small ones, for each of which it waits for the threads of Python
+    that run at the same time.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._zipped = file, b""
+        self._inflate = zlib.decompressobj(wbits=31)  # 31: with gzip's head and checksum
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, and none only at the end, where the checksum is compared.
+
+        Raises:
+          EOFError: the file ends before the stream does.
+          zlib.error: it is damaged.
+        """
+        data = b""
+        while not data:
+            if self._inflate.eof:
+                self._zipped = self._inflate.unused_data.lstrip(b"\0") or self._file.read(_CHUNK)
+                if not self._zipped:
+                    return b""
+                self._inflate = zlib.decompressobj(wbits=31)  # streams may follow one another
+            elif not self._zipped:
+                self._zipped = self._file.read(_CHUNK)
+                if not self._zipped:
+                    raise EOFError
+            data = self._inflate.decompress(self._zipped, size)
+            self._zipped = self._inflate.unconsumed_tail
+        return data
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return "the gzip stream is cut short"
+    if "incorrect data check" in str(error):
+        return "the content does not have the checksum, CRC-32, that the gzip stream gives"
     if isinstance(error, MemoryError):
         return "its content does not fit into memory"
     return getattr(error, "strerror", None) or str(error)

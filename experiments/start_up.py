@@ -1,0 +1,132 @@
+"""How long from the start of the process to the end of the first training steps, and what takes it?
+
+Runs `python -m lenet_jax.train` on MNIST with a warm compilation cache, in processes of their own,
+and stops each when its progress bar first moves (a twentieth of an epoch: 47 steps, 0.05 s). What
+JAX traced, lowered and compiled or loaded by then is listed by function, as `jax.monitoring` tells
+it. With --against=CHECKOUT another checkout of the project takes turns with this one.
+
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/start_up.py [--against=path/to/checkout]
+
+Writes results/start_up.{json,md}; about a minute.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+RUNS = 11
+DATA = os.environ.get("LENET_JAX_TEST_DATA", "")
+HERE = Path(__file__).resolve().parent.parent
+PARTS = {  # of jax.monitoring's events
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    "/jax/core/compile/backend_compile_duration": "compile or load",
+}
+
+
+def worker(started: float, workdir: str) -> None:
+    """Prints the seconds of each phase as JSON and ends the process with the first steps done."""
+    import jax
+    import tqdm
+
+    import lenet_jax.train
+
+    seconds = {"imports": time.time() - started}
+    inside: dict[str, float] = defaultdict(float)
+
+    def record(event: str, duration: float, **about: object) -> None:
+        if event in PARTS:
+            name = str(about.get("fun_name", "?")).removeprefix("jit_").removeprefix("jit(")
+            inside[f"{name.removesuffix(')')}: {PARTS[event]}"] += duration
+
+    def first_update(bar: tqdm.tqdm, steps: int) -> None:
+        seconds["first steps"] = time.time() - started
+        print(json.dumps({"seconds": seconds, "inside": inside}), flush=True)
+        os._exit(0)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    tqdm.tqdm.update = first_update
+    flags = ["--dataset=mnist", f"--data_dir={DATA}", f"--workdir={workdir}"]
+    lenet_jax.train.main(["train", *flags])
+
+
+def start(checkout: Path, cache: str) -> dict:
+    """Runs a worker with the code of `checkout`; its clock starts here."""
+    environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    environment |= {"XDG_CACHE_HOME": cache, "PYTHONPATH": str(checkout)}
+    with tempfile.TemporaryDirectory() as workdir:
+        flags = ["--worker", repr(time.time()), workdir]
+        done = subprocess.run(
+            [sys.executable, __file__, *flags], env=environment, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise SystemExit(f"{checkout} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    from _results import write_json, write_markdown
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--against", type=Path)
+    against = parser.parse_args().against
+    if not Path(DATA).is_dir() or not DATA:
+        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    checkouts = {"now": HERE} | ({"before": against.resolve()} if against else {})
+    runs: dict[str, list[dict]] = {name: [] for name in checkouts}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(-2, RUNS):  # two to fill the caches, then all in turn
+            for name, checkout in checkouts.items():
+                run = start(checkout, str(Path(folder, name)))
+                if number >= 0:
+                    runs[name].append(run)
+    total = lambda run: run["seconds"]["first steps"]
+    lines = [
+        f"MNIST, batch 64, adam; warm compilation cache; medians of {RUNS} processes.",
+        "",
+        f"| seconds | {' | '.join(checkouts)} |",
+        f"|---|{'--:|' * len(checkouts)}",
+    ]
+    for phase in ("imports", "first steps"):
+        row = [statistics.median(run["seconds"][phase] for run in runs[name]) for name in runs]
+        label = {
+            "imports": "until all is imported",
+            "first steps": "until the first steps are done",
+        }
+        lines.append(f"| **{label[phase]}** | {' | '.join(f'**{s:.2f}**' for s in row)} |")
+    medians = {
+        name: {
+            part: statistics.median(run["inside"].get(part, 0) for run in runs[name])
+            for part in {part for run in runs[name] for part in run["inside"]}
+        }
+        for name in runs
+    }
+    parts = {
+        part: max(table.get(part, 0) for table in medians.values())
+        for table in medians.values()
+        for part in table
+    }
+    for part in sorted(parts, key=parts.get, reverse=True):
+        if parts[part] >= 0.02:
+            row = [f"{medians[name][part]:.2f}" if part in medians[name] else "" for name in runs]
+            lines.append(f"| {part} | {' | '.join(row)} |")
+    if against:
+        ratios = [total(a) / total(b) for a, b in zip(runs["now"], runs["before"], strict=True)]
+        lines += ["", f"Now takes {statistics.median(ratios):.2f} times as long as before."]
+    print("\n".join(lines))
+    write_json("start_up", {"runs": runs})
+    write_markdown("start_up", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(float(sys.argv[2]), sys.argv[3])
+    else:
+        main()
