@@ -14,7 +14,7 @@ import numpy as np
 from _results import path, write_json
 from matplotlib.figure import Figure
 
-from lenet_jax.augment import STANDARD, Strengths, augment
+from lenet_jax.core.augment import STANDARD, Strengths, augment
 
 COPIES = 3  # rows with all distortions
 

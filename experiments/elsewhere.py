@@ -27,10 +27,12 @@ import numpy as np
 from _results import path, write_json, write_markdown
 from PIL import Image
 
-from lenet_jax import cli, data, epoch, evaluate, export, interchange, predict, report, train
-from lenet_jax import trained as runs
-from lenet_jax.model import LeNet
-from lenet_jax.settings import Settings
+from lenet_jax import cli, data, evaluate, export, predict, report, train
+from lenet_jax.core import epoch
+from lenet_jax.core.model import LeNet
+from lenet_jax.interop import pytorch as interchange
+from lenet_jax.run import trained as runs
+from lenet_jax.run.settings import Settings
 
 EPOCHS, COMPARED, COPIES = 5, 1000, 5  # copies of each digit and font that are photographed
 FORMS = {  # name -> (what is saved as which file, and how, of which there are so many copies)

@@ -35,9 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
 
-from lenet_jax import checkpoint, data, train, workdir
-from lenet_jax.settings import Settings
-from lenet_jax.step import TrainState
+from lenet_jax import data, train
+from lenet_jax.core.step import TrainState
+from lenet_jax.run import checkpoint
+from lenet_jax.run import folder as workdir
+from lenet_jax.run.settings import Settings
 
 RUN = Settings(dataset="digits", epochs=8, batch_size=32, checkpoint_every_steps=20, seed=7)
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,7 @@
 
 Trains LeNet on 50,000 of MNIST's training images for 5 epochs (batch 64, one-cycle) with each
 optimizer over a grid of learning rates, and measures on the other 10,000. The test images are
-never read. `lenet_jax.optimizers.DEFAULT_LEARNING_RATE` holds, of each optimizer, the smallest rate
+never read. `optimizers.DEFAULT_LEARNING_RATE` holds, of each optimizer, the smallest rate
 within 0.1 points of its best (the noise of a seed), since small rates forgive more.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/learning_rates.py
@@ -17,8 +17,8 @@ from _results import describe_machine, write_json, write_markdown
 from tqdm import tqdm
 
 from lenet_jax import create_train_state, data, make_optimizer, train_epoch
-from lenet_jax.epoch import evaluate
-from lenet_jax.optimizers import make_schedule
+from lenet_jax.core.epoch import evaluate
+from lenet_jax.core.optimizers import make_schedule
 
 GRID = {
     "sgd": (0.1, 0.2, 0.4),

@@ -28,8 +28,9 @@ import numpy as np
 from _results import write_json, write_markdown
 from tqdm import tqdm
 
-from lenet_jax import augment, cli, data, metrics, population
-from lenet_jax.population import Members
+from lenet_jax import cli, data
+from lenet_jax.core import augment, metrics, population
+from lenet_jax.core.population import Members
 
 BATCH_SIZE, HELD_OUT, TOGETHER = 64, 10_000, 10
 # Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.

@@ -24,8 +24,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tqdm import tqdm
 
-from lenet_jax import cli, data, metrics, population, sweep, workdir
-from lenet_jax.optimizers import DEFAULT_LEARNING_RATE
+from lenet_jax import cli, data, sweep
+from lenet_jax.core import metrics, population
+from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
+from lenet_jax.run import folder as workdir
 
 OPTIMIZERS, EPOCHS, SEEDS, SLICE = ("sgd", "nesterov", "adam", "rmsprop"), 3, 10, 10
 FOLDER = Path("runs/optimizers")

@@ -31,8 +31,9 @@ from _results import write_json, write_markdown
 from tqdm import tqdm
 from tutorial_net import Net, grads_of, make_net, params_of, random_batch, to_torch
 
-from lenet_jax import LeNet, TrainState, losses, make_optimizer, ops, train_step
-from lenet_jax.interchange import to_state_dict
+from lenet_jax import LeNet, TrainState, make_optimizer, train_step
+from lenet_jax.core import losses, ops
+from lenet_jax.interop.pytorch import to_state_dict
 
 BATCH, STEPS, NETWORKS = 16, 50, 200
 OPS = (ops.conv_relu_pool, ops.conv_relu_pool_plain)

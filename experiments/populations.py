@@ -18,8 +18,9 @@ from _results import write_json, write_markdown
 from jax.sharding import NamedSharding, PartitionSpec
 from throughput import ratio
 
-from lenet_jax import cli, population
-from lenet_jax.population import Members
+from lenet_jax import cli
+from lenet_jax.core import population
+from lenet_jax.core.population import Members
 
 NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 2, 4, 8, 16), 64, 6400, 9
 UPDATES = 480  # of all networks together, between two looks at the clock

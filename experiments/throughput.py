@@ -4,7 +4,7 @@ Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on
 and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
 a machine whose speed drifts slows all alike: the ratios are taken within a round, and what is
 printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
-with `lenet_jax.compiling.jit`; the others by their libraries' defaults. "Cores as devices" is how
+with `lenet_jax.core.jit`; the others by their libraries' defaults. "Cores as devices" is how
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
 itself; a batch too small for that (`epoch.make_mesh`) is computed on one device.
 
@@ -31,8 +31,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 from tutorial_net import Net
 
-from lenet_jax import cli, create_train_state, epoch, make_optimizer, population, train_step, update
-from lenet_jax.compiling import jit
+from lenet_jax import cli, create_train_state, make_optimizer, train_step, update
+from lenet_jax.core import epoch, population
+from lenet_jax.core.jit import jit
 
 BATCH_SIZES = (16, 64, 256, 1024)
 MEMBERS, MEMBER_BATCH = 8, 64

@@ -35,9 +35,10 @@ def ours(seed: int, started: float) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from lenet_jax import cli, create_train_state, data, losses, make_optimizer, train_epoch
-    from lenet_jax.epoch import evaluate, make_mesh, replicate, unreplicate
-    from lenet_jax.optimizers import make_schedule
+    from lenet_jax import cli, create_train_state, data, make_optimizer, train_epoch
+    from lenet_jax.core import losses
+    from lenet_jax.core.epoch import evaluate, make_mesh, replicate, unreplicate
+    from lenet_jax.core.optimizers import make_schedule
 
     gc.freeze()  # what was imported is no garbage: tracing is a tenth faster unwatched
     cli.enable_compilation_cache()
@@ -164,7 +165,8 @@ def search() -> None:
     import numpy as np
     from _results import write_json
 
-    from lenet_jax import cli, data, metrics, population
+    from lenet_jax import cli, data
+    from lenet_jax.core import metrics, population
 
     cli.enable_compilation_cache()
     cli.make_cores_devices()

@@ -18,18 +18,10 @@ import numpy as np
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from lenet_jax import (
-    LeNet,
-    create_train_state,
-    data,
-    eval_step,
-    losses,
-    make_optimizer,
-    ops,
-    train_step,
-)
-from lenet_jax.epoch import epoch_order, normalize
-from lenet_jax.interchange import to_state_dict
+from lenet_jax import LeNet, create_train_state, data, eval_step, make_optimizer, train_step
+from lenet_jax.core import losses, ops
+from lenet_jax.core.epoch import epoch_order, normalize
+from lenet_jax.interop.pytorch import to_state_dict
 
 LEARNING_RATES = {"sgd": 0.01, "nesterov": 0.01, "adam": 0.001, "rmsprop": 0.001}
 EPOCHS = 10

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from lenet_jax.interchange import from_state_dict
+from lenet_jax.interop.pytorch import from_state_dict
 
 
 class Net(nn.Module):

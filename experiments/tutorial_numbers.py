@@ -25,7 +25,8 @@ import torch
 from _results import path, write_json, write_markdown
 from tutorial_net import Net
 
-from lenet_jax import LeNet, losses
+from lenet_jax import LeNet
+from lenet_jax.core import losses
 
 OURS, PYTORCH = 20_000, 10_000  # networks
 SLICE = 500  # networks at a time: 120 MB of parameters

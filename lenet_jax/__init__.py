@@ -3,19 +3,23 @@
 Importing this configures nothing. Commands: `python -m lenet_jax.train --help`.
 """
 
-from lenet_jax import losses
-from lenet_jax.epoch import train_epoch
-from lenet_jax.model import LeNet
-from lenet_jax.optimizers import make_optimizer
-from lenet_jax.step import TrainState, create_train_state, eval_step, train_step, update
+from lenet_jax import data
+from lenet_jax.core import losses, ops, population
+from lenet_jax.core.epoch import train_epoch
+from lenet_jax.core.model import LeNet
+from lenet_jax.core.optimizers import make_optimizer
+from lenet_jax.core.step import TrainState, create_train_state, eval_step, train_step, update
 
 __all__ = [
     "LeNet",
     "TrainState",
     "create_train_state",
+    "data",
     "eval_step",
     "losses",
     "make_optimizer",
+    "ops",
+    "population",
     "train_epoch",
     "train_step",
     "update",

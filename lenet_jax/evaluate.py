@@ -20,10 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax import cli, data, epoch, losses, metrics, trained, workdir
-from lenet_jax.model import LeNet
-from lenet_jax.step import LossFn
-from lenet_jax.trained import TrainedRun
+from lenet_jax import cli, data
+from lenet_jax.core import epoch, losses, metrics
+from lenet_jax.core.model import LeNet
+from lenet_jax.core.step import LossFn
+from lenet_jax.run import folder as workdir
+from lenet_jax.run import trained
+from lenet_jax.run.trained import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)

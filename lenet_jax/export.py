@@ -20,8 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lenet_jax import cli, draw, interchange, programs, trained, workdir
-from lenet_jax.trained import TrainedRun
+from lenet_jax import cli
+from lenet_jax.interop import programs
+from lenet_jax.interop import pytorch as interchange
+from lenet_jax.interop import web as draw
+from lenet_jax.run import folder as workdir
+from lenet_jax.run import trained
+from lenet_jax.run.trained import TrainedRun
 
 
 class Format(NamedTuple):

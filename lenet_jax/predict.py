@@ -23,10 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax import cli, epoch, trained
+from lenet_jax import cli
+from lenet_jax.core import epoch
+from lenet_jax.core.model import LeNet
 from lenet_jax.data import picture
-from lenet_jax.model import LeNet
-from lenet_jax.trained import TrainedRun
+from lenet_jax.run import trained
+from lenet_jax.run.trained import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,11 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax import cli, data, epoch, trained, workdir
+from lenet_jax import cli, data
+from lenet_jax.core import epoch
+from lenet_jax.core.model import LeNet
 from lenet_jax.evaluate import classify, describe_end, evaluate, load_data
-from lenet_jax.model import LeNet
-from lenet_jax.settings import Settings
-from lenet_jax.trained import TrainedRun
+from lenet_jax.run import folder as workdir
+from lenet_jax.run import trained
+from lenet_jax.run.settings import Settings
+from lenet_jax.run.trained import TrainedRun
 
 WORST = 32
 TEXTS = {  # the title and caption of each picture
@@ -118,7 +121,7 @@ def draw(
     result: Mapping[str, Any],
 ) -> list[Picture]:
     """The pictures of the page, in its order; `logits` and `result` are the first run's."""
-    from lenet_jax import figures
+    from lenet_jax.viz import figures
 
     run, labels = runs[0], dataset.test_labels
     shares = np.asarray(jax.nn.softmax(logits))

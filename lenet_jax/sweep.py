@@ -22,10 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lenet_jax import cli, data, figures, metrics, population, workdir
+from lenet_jax import cli, data
 from lenet_jax.cli import setting
+from lenet_jax.core import metrics, population
+from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from lenet_jax.data import DATASETS
-from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from lenet_jax.run import folder as workdir
+from lenet_jax.viz import figures
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an optimizer's default rate: the grid if none is given
 HELD_OUT = 6  # one image in so many

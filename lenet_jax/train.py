@@ -26,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lenet_jax import checkpoint, cli, data, interchange, losses, workdir
-from lenet_jax.augment import strengths
-from lenet_jax.epoch import (
+from lenet_jax import cli, data
+from lenet_jax.core import losses
+from lenet_jax.core.augment import strengths
+from lenet_jax.core.epoch import (
     epoch_order,
     evaluate,
     make_mesh,
@@ -36,9 +37,12 @@ from lenet_jax.epoch import (
     train_steps,
     unreplicate,
 )
-from lenet_jax.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
-from lenet_jax.settings import Settings
-from lenet_jax.step import TrainState, create_train_state
+from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
+from lenet_jax.core.step import TrainState, create_train_state
+from lenet_jax.interop import pytorch as interchange
+from lenet_jax.run import checkpoint
+from lenet_jax.run import folder as workdir
+from lenet_jax.run.settings import Settings
 
 PARTS = 20  # of an epoch: how often the progress bar moves and a signal is looked at
 NO_SUMS = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}

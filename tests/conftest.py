@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lenet_jax import data, train
-from lenet_jax.settings import Settings
+from lenet_jax.run.settings import Settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # for populations: what they do on several devices

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lenet_jax import cli
-from lenet_jax.settings import Settings
+from lenet_jax.run.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

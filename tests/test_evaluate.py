@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax import LeNet, data, evaluate, trained
+from lenet_jax import LeNet, data, evaluate
+from lenet_jax.run import trained
 
 
 @pytest.fixture(scope="module")

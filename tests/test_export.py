@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax import data, draw, export, trained
-from lenet_jax.epoch import predict
-from lenet_jax.model import LeNet
+from lenet_jax import data, export
+from lenet_jax.core.epoch import predict
+from lenet_jax.core.model import LeNet
+from lenet_jax.interop import web as draw
+from lenet_jax.run import trained
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 from tutorial_net import Net

@@ -7,7 +7,7 @@ import parity
 import pytest
 from _results import path
 
-from lenet_jax.optimizers import OPTIMIZERS
+from lenet_jax.core.optimizers import OPTIMIZERS
 
 ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}
 FILES = ("gradients", "training", "initialisation")

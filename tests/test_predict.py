@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lenet_jax import data, evaluate, predict, train, trained
+from lenet_jax import data, evaluate, predict, train
 from lenet_jax.data import picture
-from lenet_jax.settings import Settings
+from lenet_jax.run import trained
+from lenet_jax.run.settings import Settings
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import readme
 
-from lenet_jax.settings import Settings
+from lenet_jax.run.settings import Settings
 
 TEXT = readme.README.read_text()
 ROOT = readme.README.parent

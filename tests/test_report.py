@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from test_evaluate import write_idx
 
-from lenet_jax import LeNet, data, report, trained, workdir
+from lenet_jax import LeNet, data, report
+from lenet_jax.run import folder as workdir
+from lenet_jax.run import trained
 
 NAMES = ["curves", "confusion", "calibration", "filters", "layers", "mistakes"]
 EVIL = '<script>alert("1")</script> & "run"'
@@ -182,8 +184,8 @@ def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path
 def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys, monkeypatch):
     path = shutil.copytree(tiny_run, tmp_path / "run")
     (path / "metrics.jsonl").unlink()
-    monkeypatch.delitem(sys.modules, "lenet_jax.figures", raising=False)
-    monkeypatch.delattr("lenet_jax.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "lenet_jax.viz.figures", raising=False)
+    monkeypatch.delattr("lenet_jax.viz.figures", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as exit_info:
         report.main(["report", f"--workdir={path}"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_jax import workdir
+from lenet_jax.run import folder as workdir
 
 FLAGS = ("--dataset=digits", "--epochs=3", "--batch_size=32", "--checkpoint_every_steps=15")
 EPOCH, STEPS = 44, 132

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from lenet_jax import data, figures, sweep, workdir
+from lenet_jax import data, sweep
+from lenet_jax.run import folder as workdir
+from lenet_jax.viz import figures
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
 FLAGS = [f"--{name}={value}" for name, value in SMALL.items()]

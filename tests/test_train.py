@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax import checkpoint, cli, data, train, workdir
-from lenet_jax.optimizers import make_schedule
-from lenet_jax.settings import Settings
-from lenet_jax.step import TrainState
+from lenet_jax import cli, data, train
+from lenet_jax.core.optimizers import make_schedule
+from lenet_jax.core.step import TrainState
+from lenet_jax.run import checkpoint
+from lenet_jax.run import folder as workdir
+from lenet_jax.run.settings import Settings
 
 FIELDS = {
     *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),

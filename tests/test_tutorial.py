@@ -10,7 +10,7 @@ import pytest
 import tutorial
 from _results import path
 
-from lenet_jax.interchange import to_state_dict
+from lenet_jax.interop.pytorch import to_state_dict
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 F = torch.nn.functional

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lenet_jax.data import catalog, digits, idx
+from lenet_jax.data import digits, idx
+from lenet_jax.data import tfds as catalog
 from lenet_jax.data.idx import Splits
 
 __all__ = ["DATASETS", "Dataset", "load"]

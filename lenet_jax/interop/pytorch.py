@@ -1,0 +1,174 @@
+"""Parameters to and from PyTorch: as arrays, and as the files that state dicts are kept in.
+
+PyTorch keeps convolution kernels as [out, in, height, width] and dense ones as [out, in], and its
+`flatten` orders the 400 features channel-major; ours are HWIO, [in, out] and channel-minor. Only
+this module knows.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+LARGEST_FILE = 2**24  # bytes; a state dict of this network has 250,000
+
+_CONVS = ("conv1", "conv2")
+_DENSE = ("fc1", "fc2", "fc3")
+_WEIGHTS = {
+    "conv1": (6, 1, 5, 5),
+    "conv2": (16, 6, 5, 5),
+    "fc1": (120, 400),
+    "fc2": (84, 120),
+    "fc3": (10, 84),
+}
+_SHAPES = {
+    **{f"{name}.weight": shape for name, shape in _WEIGHTS.items()},
+    **{f"{name}.bias": shape[:1] for name, shape in _WEIGHTS.items()},
+}
+
+
+def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of the tutorial's `Net`, as NumPy arrays: `conv1.weight` [6, 1, 5, 5], ...
+
+    >>> from lenet_jax.core.model import LeNet
+    >>> images = np.zeros((1, 32, 32, 1), np.float32)
+    >>> params = jax.eval_shape(LeNet().init, jax.random.key(0), images)["params"]
+    >>> to_state_dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape), params))["fc1.weight"].shape
+    (120, 400)
+    """
+    params = jax.tree.map(np.asarray, dict(params))
+    features = params["conv2"]["kernel"].shape[-1]
+    state = {}
+    for name in _CONVS:
+        state[f"{name}.weight"] = params[name]["kernel"].transpose(3, 2, 0, 1)
+    for name in _DENSE:
+        state[f"{name}.weight"] = params[name]["kernel"].T
+    fc1 = state["fc1.weight"]  # [120, 400], the 400 as 5 x 5 x 16
+    state["fc1.weight"] = (
+        fc1.reshape(len(fc1), 5, 5, features).transpose(0, 3, 1, 2).reshape(fc1.shape)
+    )
+    for name in _CONVS + _DENSE:
+        state[f"{name}.bias"] = params[name]["bias"]
+    return {key: state[key].copy() for key in sorted(state)}  # contiguous, and torch may write
+
+
+def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """The inverse of `to_state_dict`; values may be anything `np.asarray` takes, tensors too.
+
+    Raises:
+      ValueError: an array is missing, left over, or of another shape than LeNet's.
+    """
+    state = {key: np.asarray(value) for key, value in state.items()}
+    missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
+        )
+    for key, shape in _SHAPES.items():
+        if state[key].shape != shape:
+            raise ValueError(f"{key} has shape {state[key].shape}, the tutorial's network {shape}")
+    params = {}
+    for name in _CONVS:
+        kernel = state[f"{name}.weight"].transpose(2, 3, 1, 0)
+        params[name] = {"kernel": kernel, "bias": state[f"{name}.bias"]}
+    for name in _DENSE:
+        params[name] = {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+    fc1 = state["fc1.weight"]  # [120, 400], the 400 as 16 x 5 x 5
+    params["fc1"]["kernel"] = (
+        fc1.reshape(len(fc1), -1, 5, 5).transpose(2, 3, 1, 0).reshape(fc1.T.shape)
+    )
+    # Copies: a tensor's array is its memory, which torch's optimizers write over.
+    return jax.tree.map(lambda leaf: np.array(leaf, order="C"), params)
+
+
+def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
+    """`to_state_dict` as the content of a safetensors file.
+
+    `mean` and `std` go into its metadata: without them the parameters are of no use.
+    """
+    from safetensors.numpy import save
+
+    metadata = {"format": "pt", "mean": repr(mean), "std": repr(std)}
+    return save(to_state_dict(params), metadata)
+
+
+def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str]:
+    """Parameters from a file with the tutorial's state dict, and the SHA-256 of the file.
+
+    A `.safetensors` file, or a `.pt` or `.pth` one, which PyTorch reads and runs no code from.
+    Other floats than float32 are rounded to it.
+
+    Raises:
+      ValueError: it cannot be read or is not that state dict; the message names --init_from.
+    """
+    path = Path(os.path.expanduser(path))  # a ~ of nobody stays, and is not there
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise ValueError(f"{size:,} bytes are too many for the tutorial's network")
+        if path.suffix not in _READ:
+            raise ValueError(f"the name must end in one of {', '.join(_READ)}")
+        state = _READ[path.suffix](path)
+        for key, value in state.items():
+            if not jax.dtypes.issubdtype(value.dtype, np.floating):
+                raise ValueError(f"{key} is {value.dtype}, not floating point")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{key} has values that are not finite")
+        params = from_state_dict({key: np.float32(value) for key, value in state.items()})
+        return params, hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error
+    except ValueError as error:
+        raise ValueError(f"--init_from={path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+    except ModuleNotFoundError as error:
+        raise ValueError("needs the package safetensors: pip install safetensors") from error
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"is not a whole safetensors file ({error})") from error
+    except KeyError as error:  # bfloat16 and younger ones
+        raise ValueError(f"NumPy has no {error.args[0]}: save it as float32") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "only PyTorch reads it: pip install torch, or save it as .safetensors there"
+        ) from error
+    content = path.read_bytes()  # an OSError from here on is about the content
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever occurs to its readers of zip, tar and restricted pickle
+        raise ValueError(
+            "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
+        ) from error
+    tensors = isinstance(state, dict) and {
+        str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    if not tensors or len(tensors) < len(state):
+        raise ValueError("holds something else than a state dict: save net.state_dict()")
+    return {key: _array(key, value) for key, value in tensors.items()}
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
+        raise ValueError(f"{name} is no plain tensor: save a dense one, of float32") from error
+
+
+_READ = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

@@ -1,0 +1,121 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _results import path
+from scipy import ndimage
+
+from lenet_jax import data
+from lenet_jax.core.augment import STANDARD, Strengths, augment, strengths, warp
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("digits").train_images[:32]  # [32, 32, 32, 1] uint8
+
+
+def constant(value):
+    return jnp.full((32, 32, 32), value, jnp.float32)
+
+
+def test_at_strength_0_a_copy_is_its_original_bit_for_bit(images):
+    copies = augment(KEY, jnp.asarray(images), Strengths())
+    assert copies.dtype == jnp.float32
+    np.testing.assert_array_equal(copies, images)
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, 0), (0, -3), (-1, 4), (40, 0), (0, -32)])
+def test_a_whole_shift_is_numpys(images, down, right):
+    padded = np.pad(images, ((0, 0), (50, 50), (50, 50), (0, 0)))
+    wanted = padded[:, 50 + down : 82 + down, 50 + right : 82 + right]
+    np.testing.assert_array_equal(warp(images, constant(down), constant(right)), wanted)
+
+
+def test_a_field_of_fractions_is_scipys_bilinear_interpolation(images):
+    random = np.random.default_rng(0)
+    down, right = random.uniform(-6, 6, (2, 32, 32, 32)).astype(np.float32)
+    got = np.asarray(warp(images, down, right))[..., 0]
+    y, x = np.mgrid[:32, :32]
+    for i, image in enumerate(images[..., 0].astype(float)):
+        at = y + down[i].astype(float), x + right[i].astype(float)
+        wanted = ndimage.map_coordinates(image, at, order=1, mode="grid-constant")
+        np.testing.assert_allclose(got[i], wanted, atol=1e-3)
+    assert not warp(images, constant(np.inf), constant(0)).any()
+
+
+@pytest.mark.parametrize(
+    ("only", "field"),
+    [
+        ({"rotation": 30.0}, "rotation"),
+        ({"scale": 0.3}, "scale"),
+        ({"shear": 0.3}, "shear"),
+        ({"shift": 3.0}, "shift"),
+    ],
+)
+def test_a_copy_is_the_affine_map_of_the_random_numbers_it_is_made_from(images, only, field):
+    """The matrix of each distortion, written out in float64, and scipy's interpolation."""
+    copies = np.asarray(augment(KEY, jnp.asarray(images), Strengths(**only)))[..., 0]
+    u = np.asarray(
+        jax.random.uniform(jax.random.split(KEY)[0], (6, 32), minval=-1.0, maxval=1.0), float
+    )
+    amount = only[field]
+    for i, image in enumerate(images[..., 0].astype(float)):
+        angle, shift = np.deg2rad(amount * u[0, i]), np.zeros(2)
+        matrix = {
+            "rotation": [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]],
+            "shear": [[1, 0], [amount * u[1, i], 1]],
+            "scale": np.diag(1 + amount * u[2:4, i]),
+            "shift": np.eye(2),
+        }[field]
+        if field == "shift":
+            shift = amount * u[4:6, i]
+        centre = np.full(2, 15.5)
+        offset = centre + shift - np.array(matrix) @ centre
+        wanted = ndimage.affine_transform(image, matrix, offset, order=1, mode="grid-constant")
+        np.testing.assert_allclose(copies[i], wanted, atol=0.02)
+
+
+def test_elastic_bending_has_the_given_standard_deviation_and_is_smooth():
+    """Seen through an image of slopes: a copy's value is where its pixel came from."""
+    slope = np.broadcast_to((np.arange(32) * 4 + 64)[None, None, :, None], (400, 32, 32, 1))
+    copies = augment(KEY, jnp.asarray(slope.astype(np.uint8)), Strengths(elastic=1.5))
+    moved = (np.asarray(copies) - slope)[:, 8:24, 8:24, 0] / 4  # [400, 16, 16] pixels
+    assert moved.std() == pytest.approx(1.5, rel=0.05)
+    assert np.abs(moved.mean()) < 0.1
+    assert np.diff(moved, axis=2).std() < 0.4  # independent pixels would differ by 2.1
+
+
+def test_it_is_pure_in_its_key_and_each_copy_is_another(images):
+    same = jnp.broadcast_to(jnp.asarray(images[:1]), images.shape)
+    copies = augment(KEY, same, STANDARD)
+    np.testing.assert_array_equal(copies, augment(KEY, same, STANDARD))
+    assert len({copy.tobytes() for copy in np.asarray(copies)}) == len(images)
+    assert not np.array_equal(copies, augment(jax.random.key(1), same, STANDARD))
+
+
+def test_strengths_are_data_that_vmap_sweeps(images):
+    amounts = jnp.array([0.0, 0.5, 1.0])
+    images = jnp.asarray(images)
+    together = jax.vmap(lambda amount: augment(KEY, images, strengths(amount)))(amounts)
+    for amount, copies in zip(amounts, together, strict=True):
+        np.testing.assert_allclose(copies, augment(KEY, images, strengths(amount)), atol=2e-3)
+
+
+def test_the_picture_of_the_distortions_is_of_todays():
+    drawn = json.loads(path("augmented.json").read_text())["strengths"]
+    assert drawn == STANDARD._asdict()
+
+
+def test_the_standard_is_what_the_search_preferred():
+    """Its candidates were multiples of the standard before; each error is in the table."""
+    found = json.loads(path("augment_search.json").read_text())
+    rows = [row for row in found["rows"] if row["row"] == "augmented"]
+    best = min(rows, key=lambda row: row["error"])
+    before = Strengths(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
+    np.testing.assert_allclose(STANDARD, np.multiply(before, best["augment"]), rtol=0.03)
+    table = path("augment_search.md").read_text()
+    assert all(f"({100 * row['error']:.2f})" in table for row in rows)

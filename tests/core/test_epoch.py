@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenet_jax.core import losses
+from lenet_jax.core.augment import strengths
+from lenet_jax.core.epoch import (
+    epoch_order,
+    evaluate,
+    make_mesh,
+    normalize,
+    predict,
+    replicate,
+    train_epoch,
+    train_steps,
+)
+from lenet_jax.core.optimizers import make_optimizer
+from lenet_jax.core.step import create_train_state, eval_step, train_step
+
+N, B = 50, 8
+
+
+def random_data(count: int) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 32, 32, 1)).astype(np.uint8)
+    return jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[jax.Array, jax.Array]:
+    return random_data(N)
+
+
+def fresh_state():
+    return create_train_state(jax.random.key(0), make_optimizer("adam"))
+
+
+def assert_same_params(a, b, rtol=0.0) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
+
+
+def as_floats(images, labels):
+    return images / 255, labels, B
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "match"),
+    [
+        (as_floats, TypeError, "images must be uint8 pixels from 0 to 255, got float32"),
+        (lambda images, labels: (images, labels[1:], B), ValueError, "50 and 49"),
+        (lambda images, labels: (images[1:], labels, B), ValueError, "49 and 50"),
+        (lambda images, labels: (images, labels, N + 1), ValueError, "batch_size=51"),
+        (lambda images, labels: (images, labels, 0), ValueError, "batch_size=0"),
+    ],
+    ids=["float images", "a label too few", "a label too many", "less than a batch", "empty"],
+)
+def test_an_epoch_says_what_is_wrong_with_its_data(data, spoil, error, match):
+    images, labels, batch_size = spoil(*data)
+    state = fresh_state()
+    with pytest.raises(error, match=match):
+        train_epoch(state, images, labels, jax.random.key(0), batch_size=batch_size)
+    assert int(state.step) == 0  # nothing was consumed
+
+
+def test_logits_are_only_made_of_pixels(data):
+    state = fresh_state()
+    with pytest.raises(TypeError, match="uint8"):
+        predict(state.model, state.params, data[0] / 255)
+
+
+def test_an_epochs_order_holds_every_index_once_and_drops_the_rest():
+    order = np.asarray(epoch_order(jax.random.key(1), N, batch_size=B))
+    assert order.shape == (6, B)
+    assert len(np.unique(order)) == 48
+    assert set(order.ravel()) <= set(range(N))
+    other = np.asarray(epoch_order(jax.random.key(2), N, batch_size=B))
+    assert not np.array_equal(order, other)
+
+
+def test_normalised_pixels_are_float64_numpys():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    wanted = (images.astype(np.float64) / 255 - 0.1307) / 0.3081
+    got = jax.jit(normalize)(images, 0.1307, 0.3081)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=4 * 2**-24 * np.abs(wanted).max())
+
+
+def test_an_epoch_is_its_steps_one_after_the_other(data):
+    images, labels = data
+    key = jax.random.key(3)
+    state, losses_of_steps, accuracies = fresh_state(), [], []
+    for rows in epoch_order(key, N, batch_size=B):
+        batch = {"image": normalize(images[rows], 0.5, 0.3), "label": labels[rows]}
+        state, metrics = train_step(state, batch)
+        losses_of_steps.append(float(metrics["loss"]))
+        accuracies.append(float(metrics["accuracy"]))
+    epoch_state, metrics = train_epoch(
+        fresh_state(), images, labels, key, batch_size=B, mean=0.5, std=0.3
+    )
+    assert int(epoch_state.step) == 6
+    # adam divides by the root of a squared gradient: rounding of 1e-7 comes out as some 1e-5
+    assert_same_params(epoch_state.params, state.params, rtol=2e-5)
+    assert float(metrics["loss"]) == pytest.approx(np.mean(losses_of_steps), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(np.mean(accuracies), rel=1e-6)
+
+
+def test_parts_of_an_epoch_add_up_bit_for_bit_and_are_one_program(data):
+    order = epoch_order(jax.random.key(4), N, batch_size=B)
+    traces = []
+
+    def counted(logits, labels):
+        traces.append(1)
+        return losses.cross_entropy(logits, labels)
+
+    whole, sums = train_steps(fresh_state(), *data, order, 0, 6, loss_fn=counted)
+    traced = len(traces)
+    state, total = fresh_state(), 0.0
+    for start, stop in [(0, 1), (1, 4), (4, 6)]:
+        state, part = train_steps(state, *data, order, start, stop, loss_fn=counted)
+        total += float(part["loss"])
+    assert_same_params(state.params, whole.params)
+    assert total == pytest.approx(float(sums["loss"]), rel=1e-6)
+    assert len(traces) == traced
+
+
+def test_only_equal_parts_of_32_images_or_more_are_shared():
+    sizes = {64: 2, 65: 1, 62: 1, 66: 2, 16: 1, 1024: 2}
+    assert {batch_size: make_mesh(batch_size).size for batch_size in sizes} == sizes
+
+
+@pytest.mark.parametrize("amount", [None, 1.0], ids=["plain", "distorted"])
+def test_two_devices_that_share_batches_do_what_one_does(amount):
+    images, labels = random_data(320)
+    how = {"batch_size": 64, "strengths": None if amount is None else strengths(amount)}
+    key, mesh = jax.random.key(5), make_mesh(64)
+    # sgd: adam makes whole steps of gradients that are only rounding
+    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1))
+    alone, wanted = train_epoch(fresh(), images, labels, key, **how)
+    arguments = replicate(mesh, (fresh(), images, labels))
+    together, got = train_epoch(*arguments, key, mesh=mesh, **how)
+    assert_same_params(together.params, alone.params, rtol=2e-5)
+    assert float(got["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-6)
+    assert float(got["accuracy"]) == pytest.approx(float(wanted["accuracy"]), rel=1e-6)
+    shards = together.params["fc1"]["kernel"].addressable_shards
+    assert [shard.device for shard in shards] == list(mesh.devices)
+    np.testing.assert_array_equal(*(shard.data for shard in shards))
+
+
+@pytest.mark.parametrize("batch_size", [1000, 50, 7, 49], ids=lambda b: f"batch{b}")
+def test_evaluation_counts_every_example_once(data, batch_size):
+    """A last batch of 1 (49), of its own size (7), none (50), and all in one (1000)."""
+    images, labels = data
+    state = fresh_state()
+    got = evaluate(state, images, labels, batch_size=batch_size, mean=0.5, std=0.3)
+    batch = {"image": normalize(images, 0.5, 0.3), "label": labels}
+    wanted = eval_step(state, batch)
+    assert float(got["accuracy"]) == pytest.approx(float(wanted["accuracy"]), rel=1e-6)
+    assert float(got["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-6)
+
+
+def test_evaluation_uses_the_given_loss(data):
+    state = fresh_state()
+    by_mse = evaluate(state, *data, loss_fn=losses.mse)
+    by_cross_entropy = evaluate(state, *data)
+    assert float(by_mse["loss"]) < 1 < float(by_cross_entropy["loss"])
+
+
+def test_an_epoch_vmaps_over_networks(data):
+    tx = make_optimizer("sgd", 0.1)
+    make = lambda seed: create_train_state(jax.random.key(seed), tx)
+    epoch = lambda state, key: train_epoch(state, *data, key, batch_size=25)
+    seeds = jnp.arange(2)
+    keys = jax.vmap(jax.random.key)(seeds + 10)
+    together, metrics = jax.jit(jax.vmap(epoch))(jax.vmap(make)(seeds), keys)
+    assert metrics["loss"].shape == (2,)
+    for i in range(2):
+        alone, _ = epoch(make(seeds[i]), keys[i])
+        assert_same_params(
+            jax.tree.map(lambda leaf, i=i: leaf[i], together.params), alone.params, rtol=1e-5
+        )

@@ -1,0 +1,105 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from lenet_jax.core import ops
+from lenet_jax.core.model import LeNet
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+from tutorial_net import make_net, params_of, random_batch, to_torch
+
+FAN_IN = {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84}
+
+
+def init(key: jax.Array) -> dict:
+    return LeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]
+
+
+def test_ten_arrays_and_61706_numbers_in_a_plain_dict():
+    params = init(jax.random.key(0))
+    assert type(params) is dict
+    assert {name: type(layer) for name, layer in params.items()} == dict.fromkeys(FAN_IN, dict)
+    leaves = jax.tree.leaves(params)
+    assert len(leaves) == 10
+    assert sum(leaf.size for leaf in leaves) == 61_706
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+def test_shapes_are_the_tutorials():
+    assert jax.tree.map(jnp.shape, init(jax.random.key(0))) == jax.tree.map(
+        np.shape, params_of(make_net(0))
+    )
+
+
+@pytest.fixture(scope="module")
+def population() -> dict:
+    """200 freshly initialised networks."""
+    return jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(1), 200))
+
+
+@pytest.mark.parametrize("layer", FAN_IN)
+@pytest.mark.parametrize("kind", ["kernel", "bias"])
+def test_initialisation_is_uniform_in_one_over_root_fan_in(population, layer, kind):
+    values = np.asarray(population[layer][kind]).ravel()[:100_000]
+    bound = 1 / math.sqrt(FAN_IN[layer])
+    torch_values = np.concatenate(
+        [params_of(make_net(seed))[layer][kind].ravel() for seed in range(3)]
+    )
+    assert np.abs(values).max() <= bound
+    assert np.abs(torch_values).max() <= bound
+    assert np.abs(values).max() > bound * (1 - 20 / values.size)  # the bound is reached
+    uniform = scipy.stats.uniform(-bound, 2 * bound)
+    # p < 1e-4 has a chance of 1 in 1,000 over the ten cases; the seed is fixed. A normal of the
+    # same deviation, or zeros, are at p < 1e-40.
+    assert scipy.stats.kstest(values, uniform.cdf, method="asymp").pvalue > 1e-4
+
+
+def test_different_keys_and_arrays_get_different_numbers():
+    one, other = init(jax.random.key(0)), init(jax.random.key(1))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), one, other))
+    assert not np.array_equal(one["fc2"]["bias"][:10], one["fc3"]["bias"])
+
+
+@pytest.mark.parametrize("op", [ops.conv_relu_pool, ops.conv_relu_pool_plain])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_logits_are_pytorchs(op, batch):
+    net = make_net(3)
+    images, _ = random_batch(4, batch)
+    logits = jax.jit(LeNet(op).apply)({"params": params_of(net)}, images)
+    wanted = net(to_torch(images)).detach().numpy()
+    # 400 products a feature in float32: some 20 roundings of the largest logit
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=20 * 2**-24 * np.abs(wanted).max())
+
+
+def test_printing_shows_the_layers_and_the_operation():
+    text = repr(LeNet(ops.conv_relu_pool_plain))
+    assert text.splitlines()[1:3] == [
+        "  (conv1): Conv(1, 6, kernel_size=(5, 5), op=conv_relu_pool_plain)",
+        "  (conv2): Conv(6, 16, kernel_size=(5, 5), op=conv_relu_pool_plain)",
+    ]
+    assert "(fc1): Linear(in_features=400, out_features=120, bias=True)" in text
+
+
+def test_tabulate_counts_the_parameters():
+    table = LeNet().tabulate(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    assert "61,706" in table
+    assert "ConvReluPool" in table
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((32, 32, 1), r"images\[None\]"), ((2, 28, 28, 1), "28"), ((2, 1, 32, 32), "")],
+)
+def test_a_wrong_shape_is_named(shape, hint):
+    with pytest.raises(ValueError, match=rf"\[batch, 32, 32, 1\].*{hint}"):
+        LeNet().init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_equal_networks_are_equal_static_values():
+    assert LeNet() == LeNet()
+    assert hash(LeNet()) == hash(LeNet())
+    assert LeNet(ops.conv_relu_pool_plain) != LeNet()

@@ -1,0 +1,254 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from lenet_jax import create_train_state, data, make_optimizer, train
+from lenet_jax.core import augment, losses, population
+from lenet_jax.core.epoch import epoch_order, run_steps
+from lenet_jax.core.optimizers import make_schedule
+from lenet_jax.core.population import Members
+from lenet_jax.run.settings import Settings
+
+B, EPOCHS, N = 32, 2, 5
+# Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
+# of at most four they are 2 and 1, likewise filled, and then 1 and 1.
+MEMBERS = {
+    "seeds, rates, smoothing, distortions": (
+        "nesterov",
+        N,
+        Members(
+            seed=np.arange(N),
+            order_seed=np.array([5, 6, 5, 7, 8]),
+            learning_rate=np.array([1e-3, 2e-3, 4e-3, 3e-3, 2e-3]),
+            settings={
+                "momentum": np.array([0.5, 0.9, 0.8, 0.6, 0.7]),
+                "weight_decay": np.array([0.0, 1e-3, 0.0, 2e-3, 5e-3]),
+            },
+            label_smoothing=np.array([0.0, 0.1, 0.2, 0.0, 0.1]),
+            augment=np.array([0.0, 0.5, 1.0, 1.5, 0.7]),
+        ),
+    ),
+    "shared batches and numbers": (
+        "adam",
+        4,
+        Members(
+            seed=[3, 4, 5, 6, 7],
+            order_seed=7,
+            learning_rate=1e-3,
+            # Adam's own epsilon, 1e-8, makes much of the last bits of gradients close to 0.
+            settings={"betas": (0.8, 0.99), "eps": 1e-3},
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = data.load("digits")
+    return jnp.asarray(dataset.train_images[:320]), jnp.asarray(dataset.train_labels[:320])
+
+
+@pytest.fixture(scope="module", params=MEMBERS)
+def trained(request, digits):
+    (optimizer, slice_size, members), reports = MEMBERS[request.param], []
+    together = population.train(
+        members,
+        *digits,
+        optimizer=optimizer,
+        epochs=EPOCHS,
+        batch_size=B,
+        slice_size=slice_size,
+        report=reports.append,
+    )
+    return optimizer, members, together, reports
+
+
+@jax.jit
+def epoch_alone(state, images, labels, order, key, smoothing, strengths):
+    return run_steps(
+        state,
+        images,
+        labels,
+        order,
+        0,
+        len(order),
+        loss_fn=partial(losses.cross_entropy, label_smoothing=smoothing),
+        key=jax.random.fold_in(key, 1),
+        strengths=strengths,
+    )
+
+
+def alone(optimizer, member, images, labels):
+    """The same network by the functions for one, step by step as `train` documents them."""
+    schedule = make_schedule("onecycle", EPOCHS * (len(labels) // B))
+    settings = jax.tree.map(float, member.settings)
+    tx = make_optimizer(optimizer, float(member.learning_rate), schedule=schedule, **settings)
+    key = jax.random.fold_in(jax.random.key(int(member.seed)), 0)
+    state, totals = create_train_state(key, tx), []
+    order_key = jax.random.fold_in(jax.random.key(int(member.order_seed)), 1)
+    smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
+    strengths = None if member.augment is None else augment.strengths(float(member.augment))
+    for epoch in range(EPOCHS):
+        key = jax.random.fold_in(order_key, epoch)
+        order = epoch_order(key, len(labels), batch_size=B)
+        state, sums = epoch_alone(state, images, labels, order, key, smoothing, strengths)
+        totals.append(float(sums["loss"]) / len(order))
+    return state.params, totals
+
+
+def test_each_member_is_the_network_trained_alone(trained, digits):
+    optimizer, members, together, _ = trained
+    (arrays,) = population.slices(members, N)
+    for i in range(N):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
+        params, totals = alone(optimizer, member, *digits)
+        assert_same_network(together.params, i, params)
+        curve = together.curves["loss"][i].reshape(EPOCHS, -1).mean(axis=1)
+        np.testing.assert_allclose(curve, totals, rtol=1e-4)
+
+
+def assert_same_network(together, i, params):
+    """Member `i` has these parameters, to float32 rounding."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        got = together
+        for key in path:
+            got = got[key.key]
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(got[i] / scale, leaf / scale, atol=5e-5, err_msg=str(path))
+
+
+def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path):
+    dataset = data.load("digits")
+    dataset = dataclasses.replace(
+        dataset, train_images=dataset.train_images[:320], train_labels=dataset.train_labels[:320]
+    )
+    settings = Settings(
+        optimizer="nesterov", dataset="digits", epochs=1, batch_size=B, augment=0.5, seed=4
+    )
+    settings = train.resolve(settings, dataset)
+    state = train.fit(settings, dataset, tmp_path, lambda line: None)
+    together = population.train(
+        Members(seed=[3, 4], order_seed=[3, 4], augment=0.5),
+        jnp.asarray(dataset.train_images),
+        jnp.asarray(dataset.train_labels),
+        optimizer="nesterov",
+        epochs=1,
+        batch_size=B,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    assert_same_network(together.params, 1, state.params)
+
+
+def test_devices_share_the_members(digits):
+    assert [population.make_mesh(count).size for count in (1, 2, 3, 8)] == [1, 2, 2, 2]
+    mesh = population.make_mesh(2)
+    members = Members(seed=np.arange(2))
+    states, _ = population.train_steps(
+        population.create(members, "sgd"),
+        members,
+        *digits,
+        population.epoch_orders(members, 0, 320, batch_size=B),
+        *(0, 0, 1),
+        mesh=mesh,
+    )
+    kernels = states.params["conv2"]["kernel"].addressable_shards
+    assert [(shard.device, shard.data.shape[0]) for shard in kernels] == [
+        (device, 1) for device in mesh.devices
+    ]
+
+
+def test_members_differ_and_every_update_is_reported(trained):
+    _, _, together, reports = trained
+    kernels = together.params["conv2"]["kernel"]
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels) == N
+    assert sum(reports) == N * EPOCHS * (320 // B)
+    assert together.finite.all()
+
+
+def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
+    train = lambda rates: population.train(
+        Members(seed=np.arange(len(rates)), learning_rate=np.array(rates)),
+        *digits,
+        optimizer="sgd",
+        epochs=1,
+        batch_size=B,
+    )
+    # The first two are on one device, in one vmap.
+    healthy, ill = train([0.05, 0.1, 0.02, 0.01]), train([0.05, 1e20, 0.02, 0.01])
+    assert healthy.finite.tolist() == [True, True, True, True]
+    assert ill.finite.tolist() == [True, False, True, True]
+    for a, b in zip(jax.tree.leaves(healthy.params), jax.tree.leaves(ill.params), strict=True):
+        np.testing.assert_array_equal(np.delete(a, 1, axis=0), np.delete(b, 1, axis=0))
+
+
+def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probability(
+    trained, digits
+):
+    _, _, together, _ = trained
+    logits = population.predict(together.params, digits[0][:30], batch_size=20, slice_size=2)
+    assert logits.shape == (N, 30, 10)
+    for i in range(N):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together.params)
+        wanted = population.predict(one, digits[0][:30])[0]
+        np.testing.assert_allclose(logits[i], wanted, rtol=1e-4, atol=1e-4)
+    wanted = np.log(special.softmax(np.asarray(logits, float), axis=-1).mean(axis=0))
+    np.testing.assert_allclose(population.ensemble(logits), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (Members(seed=np.arange(3), learning_rate=np.ones(2)), r"different lengths: \[2, 3\]"),
+        (Members(seed=[0, 1], learning_rate=[1.0]), r"different lengths: \[1, 2\]"),
+        (Members(seed=3), r"members.seed must be \[N\]"),
+        (Members(seed=[]), r"members.seed must be \[N\]"),
+    ],
+)
+def test_members_that_do_not_fit_together_are_refused(members, words):
+    with pytest.raises(ValueError, match=words):
+        population.size(members)
+
+
+def test_lists_are_numbers_too():
+    listed = Members(
+        seed=[0, 1, 2], learning_rate=[0.1, 0.2, 0.3], settings={"momentum": [0, 1, 2]}
+    )
+    parts = list(population.slices(listed, 2))
+    assert [population.size(part) for part in parts] == [2, 1]
+    assert parts[1].settings["momentum"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"slice_size": 0}, "slice_size=0: must be at least 1"),
+        ({"batch_size": 321}, "batch_size=321: there are only 320 images"),
+    ],
+)
+def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):
+    with pytest.raises(ValueError, match=words):
+        population.train(Members(seed=[0]), *digits, **{"epochs": 1} | numbers)
+
+
+def test_an_epoch_of_few_steps_has_a_point_for_each():
+    assert [len(list(population._parts(steps))) for steps in (3, 10, 937)] == [3, 10, 10]
+
+
+def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits):
+    """Temporary memory of the compiled program."""
+    options = {"xla_backend_optimization_level": 0}  # compiles sooner
+
+    def temporary(number):
+        create = partial(population.create, Members(seed=np.arange(number)), "sgd")
+        predict = jax.jit(lambda *args: population.predict(*args, batch_size=320, slice_size=2))
+        lowered = predict.lower(jax.eval_shape(create).params, digits[0])
+        return lowered.compile(options).memory_analysis().temp_size_in_bytes
+
+    assert temporary(8) < 1.5 * temporary(2)

@@ -1,0 +1,160 @@
+"""`load` finds the data set that was meant, in the form that the network wants, or says why not."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tfds import made_up, write_idx
+
+from lenet_jax import data
+from lenet_jax.data import tfds as catalog
+from lenet_jax.data.idx import Splits
+
+
+@pytest.fixture
+def nothing_here(tmp_path, monkeypatch):
+    """A tensorflow-datasets folder that is empty, and no network."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(catalog, "_unreachable", lambda url: "no network in this test")
+
+
+def test_mnist_has_the_shapes_and_the_scale_that_are_known(mnist_dir):
+    dataset = data.load("mnist", str(mnist_dir))
+    assert dataset.train_images.shape == (60000, 32, 32, 1)
+    assert dataset.test_images.shape == (10000, 32, 32, 1)
+    assert (dataset.train_images.dtype, dataset.train_labels.dtype) == (np.uint8, np.int32)
+    assert (round(dataset.mean, 4), round(dataset.std, 4)) == (0.1307, 0.3081)
+    assert (dataset.name, dataset.note) == ("mnist", "")
+    assert str(mnist_dir) in dataset.source
+
+
+def test_images_lie_in_the_middle_of_zeros(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+    splits = made_up(5, 3)
+    dataset = data.load("mnist", str(write_idx(tmp_path, splits)))
+    for found, images in (
+        (dataset.train_images, splits.train_images),
+        (dataset.test_images, splits.test_images),
+    ):
+        expected = torch.nn.functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
+        np.testing.assert_array_equal(found[..., 0], expected.numpy(), strict=True)
+    np.testing.assert_array_equal(dataset.train_labels, splits.train_labels.astype(np.int32))
+    np.testing.assert_array_equal(dataset.test_labels, splits.test_labels.astype(np.int32))
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001])
+def test_mean_and_deviation_are_those_of_the_unpadded_training_pixels(tmp_path, count):
+    splits = made_up(count, 1)
+    dataset = data.load("mnist", str(write_idx(tmp_path, splits)))
+    pixels = splits.train_images.astype(np.float64) / 255
+    assert dataset.mean == pytest.approx(pixels.mean(), rel=1e-13)
+    assert dataset.std == pytest.approx(pixels.std(), rel=1e-12)
+
+
+def test_images_of_32x32_are_kept_as_they_are(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32), np.uint8)
+    labels = np.arange(4, dtype=np.uint8)
+    dataset = data.load("kmnist", str(write_idx(tmp_path, Splits(images, labels, images, labels))))
+    np.testing.assert_array_equal(dataset.train_images[..., 0], images)
+    assert dataset.mean == pytest.approx(images.mean() / 255)
+
+
+def test_images_without_contrast_are_refused(tmp_path):
+    images, labels = np.full((4, 28, 28), 7, np.uint8), np.arange(4, dtype=np.uint8)
+    write_idx(tmp_path, Splits(images, labels, images, labels))
+    with pytest.raises(ValueError, match="all training pixels are equal"):
+        data.load("mnist", str(tmp_path))
+
+
+# Which data set
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"=minst: .* mnist, fashion_mnist, kmnist, digits"):
+        data.load("minst", None)
+
+
+@pytest.mark.parametrize("name", [None, *data.DATASETS])
+@pytest.mark.parametrize("kind", ["absent", "a file", ""])
+def test_a_data_dir_that_is_no_folder_is_refused(name, kind, tmp_path):
+    (tmp_path / "a file").write_text("")
+    data_dir = kind and str(tmp_path / kind)
+    with pytest.raises(ValueError, match=r"No such file|Not a directory") as caught:
+        data.load(name, data_dir)
+    assert str(caught.value).startswith(f"--data_dir={data_dir}: ")
+
+
+def test_a_data_dir_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(data.os, "listdir", refuse)
+    with pytest.raises(ValueError, match=r"^--data_dir=.*\(Permission denied\)"):
+        data.load(None, str(tmp_path))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_idx(tmp_path / "here", made_up(3, 2))
+    assert len(data.load("mnist", "~/here").train_labels) == 3
+
+
+@pytest.mark.parametrize("name", [None, "mnist", "fashion_mnist", "kmnist"])
+def test_idx_files_in_data_dir_are_taken_first(name, tmp_path, nothing_here):
+    dataset = data.load(name, str(write_idx(tmp_path / "mine", made_up(3, 2))))
+    assert (dataset.name, dataset.note) == (name or "mnist", "")
+    assert dataset.source == f"IDX files in {tmp_path / 'mine'}"
+
+
+@pytest.mark.parametrize("name", [None, "mnist"])
+def test_damaged_idx_files_are_an_error_even_where_digits_would_do(name, tmp_path, nothing_here):
+    write_idx(tmp_path, made_up(3, 2))
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: cannot be read"):
+        data.load(name, str(tmp_path))
+    path.unlink()
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte missing"):
+        data.load(name, str(tmp_path))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_without_a_name_and_without_mnist_it_is_digits_with_a_note(given, tmp_path, nothing_here):
+    dataset = data.load(None, str(tmp_path) if given else None)
+    assert dataset.name == "digits"
+    assert "no network in this test" in dataset.note
+
+
+def test_digits_asked_for_come_without_a_note(nothing_here):
+    assert data.load("digits", None).note == ""
+
+
+# What loading costs
+
+
+def test_nothing_is_imported_that_the_data_set_does_not_need(tmp_path):
+    write_idx(tmp_path, made_up(3, 2))
+    program = f"""
+import sys
+from lenet_jax import data
+before = set(sys.modules)
+data.load("digits")
+data.load("mnist", {str(tmp_path)!r})
+heavy = {{"sklearn", "scipy", "PIL", "tensorflow_datasets", "urllib.request"}}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert out.stdout == "[]\n"
+
+
+def test_the_package_imports_no_jax():
+    for path in Path(data.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in names), path

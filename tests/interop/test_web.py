@@ -1,0 +1,289 @@
+"""The page to draw on, in a real browser: it computes what we compute, and reads what is drawn."""
+
+import dataclasses
+import itertools
+import json
+import re
+from pathlib import Path
+
+import browser
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn_digits import DRAWN, Point, drag, on_screen
+from PIL import Image, ImageDraw
+
+from lenet_jax import data, train
+from lenet_jax.core.epoch import predict
+from lenet_jax.core.model import LeNet
+from lenet_jax.data import picture
+from lenet_jax.interop import pytorch as interchange
+from lenet_jax.interop import web as draw
+from lenet_jax.run import trained
+from lenet_jax.run.settings import Settings
+
+torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+from tutorial_net import Net
+
+# --- the file ---
+
+
+@pytest.fixture(scope="module")
+def page(tiny_run) -> str:
+    return draw.page(trained.load(tiny_run)).decode()
+
+
+def test_the_parameters_are_in_it_to_the_bit(page, tiny_run):
+    content = json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])
+    expected = jax.tree.map(draw.encode, trained.load(tiny_run).params)
+    assert content["params"] == expected
+    assert "{{" not in page
+
+
+def test_it_names_no_other_file_or_address(page):
+    assert not re.findall(r"https?:|//\w+\.|url\(|@import|fetch\(|XMLHttp|import\(", page)
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(link.startswith("data:") for link in links)
+    policy = re.search(r'content="(default-src[^"]*)"', page)[1]  # the browser keeps to it
+    sources = {word for rule in policy.split(";") for word in rule.split()[1:]}
+    assert policy.startswith("default-src 'none';")
+    assert sources == {"'none'", "'unsafe-inline'", "data:"}
+
+
+def test_no_text_can_end_the_script(tiny_run, monkeypatch):
+    monkeypatch.setattr(draw, "about", lambda run: "</script><b>")
+    assert draw.page(trained.load(tiny_run)).count(b"</script>") == 2
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_each_data_set_has_a_frame(name):
+    frame = draw.FRAMES[name]
+    assert frame.pen < frame.box <= data.SIDE
+
+
+# --- in a browser ---
+
+
+@pytest.fixture
+def on_digits(window, page, tmp_path) -> browser.Browser:
+    """The page of the tiny run, just opened."""
+    (tmp_path / "page.html").write_text(page)
+    window.open(tmp_path / "page.html")
+    return window
+
+
+def logits_on(window: browser.Browser, images: np.ndarray) -> np.ndarray:
+    pixels = images.reshape(len(images), -1).tolist()
+    return np.array(window.evaluate(f"{pixels}.map((p) => Array.from(forward(p).logits))"))
+
+
+def our_logits(run: trained.TrainedRun, images: np.ndarray) -> np.ndarray:
+    return np.asarray(predict(LeNet(), run.params, jnp.asarray(images), **run.scaling))
+
+
+def test_its_logits_are_ours(on_digits, tiny_run):
+    images = data.load("digits").test_images[:100]
+    wanted = our_logits(trained.load(tiny_run), images)
+    np.testing.assert_allclose(logits_on(on_digits, images), wanted, rtol=0, atol=1e-5)
+
+
+def test_its_feature_maps_are_pytorchs(on_digits, tiny_run):
+    run = trained.load(tiny_run)
+    image = data.load("digits").test_images[0]
+    net = Net()
+    state = interchange.to_state_dict(run.params)
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    x = torch.from_numpy(image[None, None, :, :, 0] / 255 - run.config["data"]["mean"])
+    x = (x / run.config["data"]["std"]).float()
+    first = torch.relu(net.conv1(x))
+    second = torch.relu(net.conv2(torch.max_pool2d(first, 2)))
+    for name, maps in (("conv1", first), ("conv2", second)):
+        seen = on_digits.evaluate(f"Array.from(forward({image.ravel().tolist()}).{name})")
+        wanted = maps[0].permute(1, 2, 0).detach().numpy()
+        np.testing.assert_allclose(np.reshape(seen, wanted.shape), wanted, rtol=0, atol=1e-5)
+
+
+def test_it_loads_nothing_and_complains_of_nothing(on_digits):
+    drag(on_digits, DRAWN[3])
+    on_digits.settle()
+    told = [event["method"] for event in on_digits.events]
+    assert told.count("Network.requestWillBeSent") == 1  # the page itself
+    assert not {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"} & {*told}
+
+
+# --- drawing ---
+
+
+def answer(window: browser.Browser) -> str:
+    window.settle()
+    return window.evaluate("find('#digit').textContent")
+
+
+def strokes_of(digit: int, form: str) -> list[list[Point]]:
+    return [[FORMS[form](*point) for point in stroke] for stroke in DRAWN[digit]]
+
+
+FORMS = {
+    "as it is": lambda x, y: (x, y),
+    "small and in a corner": lambda x, y: (0.3 * x, 0.7 + 0.3 * y),
+    "leaning": lambda x, y: (x + 0.2 * (0.5 - y), y),
+}
+
+
+@pytest.fixture(scope="module")
+def mnist_run(mnist_dir, tmp_path_factory) -> trained.TrainedRun:
+    """A network that has seen a third of MNIST once."""
+    dataset, path = data.load("mnist", str(mnist_dir)), tmp_path_factory.mktemp("mnist_run")
+    third = {name: getattr(dataset, name)[:20_000] for name in ("train_images", "train_labels")}
+    dataset = dataclasses.replace(dataset, **third)
+    settings = train.resolve(Settings(dataset="mnist", epochs=1, learning_rate=3e-3), dataset)
+    train.fit(settings, dataset, path, lambda line: None)
+    return trained.load(path)
+
+
+@pytest.fixture(scope="module")
+def mnist_page(mnist_run, tmp_path_factory) -> Path:
+    page = tmp_path_factory.mktemp("page") / "page.html"
+    page.write_bytes(draw.page(mnist_run))
+    return page
+
+
+@pytest.fixture
+def on_mnist(window, mnist_page) -> browser.Browser:
+    """The page of the MNIST run, just opened."""
+    window.open(mnist_page)
+    return window
+
+
+def test_its_logits_are_ours_on_mnist(on_mnist, mnist_run, mnist_dir):
+    images = data.load("mnist", str(mnist_dir)).test_images[:100]
+    wanted = our_logits(mnist_run, images)
+    np.testing.assert_allclose(logits_on(on_mnist, images), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_digits_that_the_mouse_draws_are_read(form, on_mnist):
+    answers = []
+    for digit in DRAWN:
+        on_mnist.press("Escape")
+        drag(on_mnist, strokes_of(digit, form))
+        answers.append(answer(on_mnist))
+    assert answers == [str(digit) for digit in DRAWN]
+
+
+def test_a_finger_draws_as_the_mouse_does(on_mnist, mnist_page):
+    on_mnist.open(mnist_page, 390, 844, deviceScaleFactor=3, mobile=True)
+    on_mnist.swipe(on_screen(on_mnist, DRAWN[5][0]))
+    assert answer(on_mnist) == "5"
+    assert on_mnist.evaluate("scrollY") == 0
+
+
+def test_the_drawing_is_framed_as_predict_frames_a_picture_of_it(on_digits):
+    frame = json.dumps(dataclasses.asdict(draw.FRAMES["mnist"]))
+    on_digits.evaluate(f"Object.assign(run, {frame}), 0")
+    for digit in DRAWN.keys() - {1}:  # predict makes its width, of 2.4 pixels, a whole number
+        strokes = json.dumps(DRAWN[digit])
+        framed = np.reshape(on_digits.evaluate(f"Array.from(frame({strokes}))"), (32, 32))
+        wanted = picture.center(pictured(DRAWN[digit])).astype(float)[..., 0]
+        moved = [  # the centre of mass may lie between two pixels
+            np.roll(wanted, shift, axis=(0, 1)) for shift in itertools.product((-1, 0, 1), repeat=2)
+        ]
+        difference = min(np.abs(framed - wanted).mean() for wanted in moved)
+        assert difference < 8, digit  # half a pixel to the side is 6.5, a whole one 15
+        assert np.abs(mass(framed) - 16).max() <= 0.51, digit
+
+
+def pictured(strokes: list[list[Point]]) -> np.ndarray:
+    """A drawing in black on white, with a pen of the same width to its size."""
+    frame, image = draw.FRAMES["mnist"], Image.new("L", (600, 600), 255)
+    points = np.concatenate(strokes)
+    width = 400 * np.ptp(points, axis=0).max() * frame.pen / (frame.box - frame.pen)
+    for stroke in strokes:
+        inked = [(100 + 400 * x, 100 + 400 * y) for x, y in stroke]
+        ImageDraw.Draw(image).line(inked, fill=0, width=round(width), joint="curve")
+        for x, y in inked:
+            ImageDraw.Draw(image).circle((x, y), width / 2, fill=0)
+    return np.asarray(image, np.float32)
+
+
+def mass(image: np.ndarray) -> np.ndarray:
+    """The row and column of the centre of mass."""
+    return (np.indices(image.shape) * image).sum(axis=(1, 2)) / image.sum()
+
+
+# --- the rest of the page ---
+
+
+def test_it_answers_while_the_mouse_is_down(on_digits):
+    assert answer(on_digits) == "?"
+    for kind, point in zip(
+        ("mousePressed", "mouseMoved"), on_screen(on_digits, [(0.5, 0.2), (0.5, 0.8)]), strict=True
+    ):
+        on_digits.mouse(kind, *point)
+    assert answer(on_digits) in "0123456789"
+    on_digits.mouse("mouseReleased", *point)
+
+
+def shown(window: browser.Browser) -> dict[str, list]:
+    """What can be seen: the answer, the ten bars, and the pixels of each picture."""
+    window.settle()
+    return {
+        "digit": window.evaluate("find('#digit').textContent"),
+        "bars": window.evaluate("bars.map((bar) => Number(bar.style.getPropertyValue('--p')))"),
+        "pictures": window.evaluate(
+            "[...document.querySelectorAll('canvas')].map((canvas) => canvas.toDataURL())"
+        ),
+    }
+
+
+def test_it_shows_ten_probabilities_and_the_maps_of_both_convolutions(on_digits):
+    empty = shown(on_digits)
+    drag(on_digits, DRAWN[3])
+    drawn = shown(on_digits)
+    assert sum(drawn["bars"]) == pytest.approx(1)
+    assert drawn["digit"] == str(np.argmax(drawn["bars"]))
+    assert len(drawn["pictures"]) == 1 + 1 + 6 + 16
+    changed = np.not_equal(drawn["pictures"], empty["pictures"])
+    assert changed[:2].all()
+    assert changed.sum() >= 20  # a filter may be silent
+
+
+@pytest.mark.parametrize(
+    ("undo", "clear"),
+    [
+        (lambda page: page.click("#undo"), lambda page: page.click("#clear")),
+        (lambda page: page.press("z", ctrl=True), lambda page: page.press("Escape")),
+    ],
+    ids=["buttons", "keys"],
+)
+def test_undo_takes_the_last_stroke_and_clear_takes_all(undo, clear, on_digits):
+    empty = shown(on_digits)
+    drag(on_digits, DRAWN[4][:1])
+    first = shown(on_digits)
+    drag(on_digits, DRAWN[4][1:])
+    assert shown(on_digits) != first
+    undo(on_digits)
+    assert shown(on_digits) == first
+    drag(on_digits, DRAWN[4][1:])
+    clear(on_digits)
+    assert shown(on_digits) == empty
+
+
+def test_it_follows_the_systems_light_and_dark(on_digits):
+    colours = []
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        on_digits.call("Emulation.setEmulatedMedia", features=features)
+        colour = on_digits.evaluate("getComputedStyle(document.body).backgroundColor")
+        colours.append(sum(map(int, re.findall(r"\d+", colour))))
+    on_digits.call("Emulation.setEmulatedMedia", features=[])
+    assert colours[0] > 600 > 150 > colours[1]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1600])
+def test_nothing_lies_beside_the_screen(width, on_digits, tmp_path):
+    on_digits.open(tmp_path / "page.html", width, 800)
+    drag(on_digits, DRAWN[3])
+    on_digits.settle()
+    assert on_digits.evaluate("document.documentElement.scrollWidth") <= width

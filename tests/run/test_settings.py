@@ -1,0 +1,64 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from lenet_jax.run.settings import Settings, disagreements
+
+
+def test_the_defaults_are_valid():
+    settings = Settings()
+    assert settings.optimizer == "adam"
+    assert settings.dataset is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("optimizer", "adagrad", "sgd, nesterov, adam"),
+        ("dataset", "cifar10", "mnist, fashion_mnist, kmnist, digits"),
+        ("schedule", "linear", "constant, cosine, onecycle"),
+        ("loss", "nll", "cross_entropy, mse"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", -1.0, "above 0"),
+        ("learning_rate", math.nan, "above 0"),
+        ("learning_rate", math.inf, "above 0"),
+        ("momentum", 1.0, "below 1"),
+        ("momentum", -0.1, "below 1"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("weight_decay", math.nan, "at least 0"),
+        ("batch_size", 0, "at least 1"),
+        ("epochs", 0, "at least 1"),
+        ("epochs", -1, "at least 1"),
+        ("keep", 0, "at least 1"),
+        ("checkpoint_every_steps", 0, "at least 1"),
+        ("seed", -1, "from 0"),
+        ("seed", 2**64, "from 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_flag(name, value, hint):
+    with pytest.raises(ValueError, match=rf"^--{name}={value}: .*{hint}"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
+    with pytest.raises(ValueError, match=rf"^--momentum=0.9: {optimizer} has no momentum"):
+        Settings(optimizer=optimizer, momentum=0.9)
+    assert Settings(optimizer="rmsprop", momentum=0.9).momentum == 0.9
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValueError, match=r"^--momentum=0.0: must be above 0 for nesterov"):
+        Settings(optimizer="nesterov", momentum=0.0)
+
+
+def test_settings_agree_with_themselves_after_a_trip_through_json():
+    settings = Settings(learning_rate=0.1 + 0.2, dataset="digits", momentum=None)
+    assert disagreements(settings, json.loads(json.dumps(dataclasses.asdict(settings)))) == {}
+
+
+def test_a_setting_that_decides_the_numbers_is_named_with_both_values():
+    other = {"seed": 1, "learning_rate": 0.1, "workdir": "elsewhere", "unheard_of": 1}
+    assert disagreements(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}

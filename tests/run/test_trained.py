@@ -1,0 +1,71 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from lenet_jax import cli, evaluate, export, predict, report
+from lenet_jax.run import checkpoint, trained
+from lenet_jax.run import folder as workdir
+
+
+def test_a_run_is_its_newest_checkpoint_with_what_it_says_of_itself(tiny_run):
+    run = trained.load(tiny_run)
+    newest = checkpoint.steps(tiny_run / workdir.CHECKPOINTS)[-1]
+    like = {"params": run.params}
+    stored = checkpoint.restore(tiny_run / workdir.CHECKPOINTS, newest, like).tree["params"]
+    assert run.step == newest
+    np.testing.assert_array_equal(run.params["fc3"]["bias"], stored["fc3"]["bias"])
+    assert run.config == workdir.read_config(tiny_run)
+    assert [record["epoch"] for record in run.metrics] == [1, 2]
+    assert run.scaling == {name: run.config["data"][name] for name in ("mean", "std")}
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_read(tiny_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(tiny_run, path)
+    older, newest = checkpoint.steps(path / workdir.CHECKPOINTS)[-2:]
+    (path / workdir.CHECKPOINTS / f"step_{newest:08d}" / checkpoint.SUMS).write_text("other\n")
+    lines = []
+    assert trained.load(path, lines.append).step == older
+    assert len(lines) == 1
+    assert str(newest) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (None, "--workdir is missing"),
+        ("nowhere", "--workdir=nowhere: there is no such folder"),
+        (".", "--workdir=.: no checkpoint there"),
+        ("~nobody-at-all/run", "--workdir=~nobody-at-all/run: there is no such folder"),
+        ("n" * 300, f"--workdir={'n' * 300}: cannot be read .File name too long"),
+    ],
+)
+def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{words}"):
+        trained.load(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(ValueError, match=r"^--workdir=.*cannot be read \(Permission denied"):
+            trained.load(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [(evaluate, []), (predict, ["a.png"]), (report, []), (export, ["--format=html"])],
+)
+def test_the_commands_that_use_a_run_keep_their_compiled_programs(command, rest, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: asked.append(True))
+    with pytest.raises(SystemExit):
+        command.main(["command", "--workdir=nowhere", *rest])
+    assert asked

@@ -1,0 +1,105 @@
+"""What the figures show, read off the drawn objects; how they look was looked at."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from lenet_jax.viz import figures
+
+RECORDS = [
+    {
+        "epoch": i,
+        "train_loss": 1 / i,
+        "train_accuracy": 0.9,
+        "test_loss": 2 / i,
+        "test_accuracy": i / 9,
+    }
+    for i in (1, 2, 3)
+]
+RNG = np.random.default_rng(0)
+SHARES = RNG.dirichlet(np.ones(10), 11)
+FIGURES = {  # each with the smallest and an ordinary case
+    "curves": lambda: figures.curves({"a": RECORDS, "b": RECORDS[:1]}),
+    "curves of nothing": lambda: figures.curves({"": []}),
+    "confusion": lambda: figures.confusion(RNG.integers(0, 2000, (10, 10))),
+    "confusion of nothing": lambda: figures.confusion(np.zeros((10, 10), int)),
+    "calibration": lambda: figures.calibration(np.array([0, 3, 50]), SHARES[0, :3], SHARES[1, :3]),
+    "calibration of nothing": lambda: figures.calibration(*np.zeros((3, 15))),
+    "filters": lambda: figures.filters(RNG.normal(size=(5, 5, 1, 6))),
+    "layers": lambda: figures.layers(
+        RNG.random((32, 32)), {"conv": RNG.random((5, 5, 16)), "fc": RNG.random(84)}, SHARES[0]
+    ),
+    "mistakes": lambda: figures.mistakes(RNG.random((11, 32, 32)), np.arange(11) % 10, SHARES),
+    "no mistakes": lambda: figures.mistakes(
+        np.zeros((0, 32, 32)), np.zeros(0, int), np.zeros((0, 10))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIGURES)
+def test_it_is_drawn_and_matplotlibs_state_stays(case):
+    before = dict(matplotlib.rcParams)
+    stream = io.BytesIO()
+    FIGURES[case]().savefig(stream, format="png")
+    assert dict(matplotlib.rcParams) == before
+    drawn = np.asarray(Image.open(stream).convert("L"))
+    assert drawn.shape[1] >= 400
+    assert ((drawn < 250).any()) == (case != "no mistakes")
+
+
+def test_curves_are_the_records_and_every_line_has_its_name():
+    figure = figures.curves({"a $x": RECORDS, "_b": RECORDS[:1]})
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == [
+        *(r"a \$x, train", r"a \$x, test", "b, train", "b, test"),
+    ]
+    assert list(loss.lines[1].get_xdata()) == [1, 2, 3]
+    assert list(loss.lines[1].get_ydata()) == [record["test_loss"] for record in RECORDS]
+    assert list(accuracy.lines[1].get_ydata()) == [record["test_accuracy"] for record in RECORDS]
+
+
+def test_one_runs_lines_are_named_by_their_split_alone():
+    (axes, _) = figures.curves({"": RECORDS}).axes
+    assert [line.get_label() for line in axes.lines] == ["train", "test"]
+
+
+def test_the_confusions_are_written_where_they_are_not_zero():
+    matrix = np.diag([5, 0, 1200])
+    matrix[0, 2] = 7
+    (axes,) = figures.confusion(matrix).axes
+    written = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "5", (0, 2): "7", (2, 2): "1,200"}
+
+
+def test_a_bin_of_few_images_is_no_point_of_the_line():
+    count, confidence = np.array([0, 3, 50, 60]), np.array([0, 0.4, 0.6, 0.9])
+    above, below = figures.calibration(count, confidence, np.array([0, 0.1, 0.5, 0.8])).axes
+    _, line, few = above.lines
+    assert list(line.get_xdata()) == [0.6, 0.9]
+    assert (list(few.get_xdata()), few.get_label()) == ([0.4], "under 10 images")
+    assert [bar.get_height() for bar in below.patches] == [3, 50, 60]
+
+
+def test_filters_share_a_scale_with_zero_in_its_middle():
+    kernel = np.zeros((5, 5, 1, 2))
+    kernel[0, 0, 0, 0], kernel[1, 1, 0, 1] = -3, 2
+    *shown, _ = figures.filters(kernel).axes
+    assert [axes.images[0].get_clim() for axes in shown] == [(-3, 3)] * 2
+
+
+def test_every_map_is_in_its_place():
+    maps = np.arange(6.0)[None, None, :] * np.ones((2, 3, 1))
+    figure = figures.layers(np.zeros((32, 32)), {"conv": maps}, SHARES[0])
+    drawn = np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)
+    assert drawn.shape == (5, 11)  # 2 rows of 3 maps, a line apart
+    np.testing.assert_array_equal(drawn[0], [0, 0, 0, np.nan, 1, 1, 1, np.nan, 2, 2, 2])
+    np.testing.assert_array_equal(drawn[3], [3, 3, 3, np.nan, 4, 4, 4, np.nan, 5, 5, 5])
+
+
+def test_a_mistake_says_what_it_was_taken_for_and_what_it_is():
+    shares = np.array([[0.1, 0.7, 0.2] + [0] * 7])
+    axes = figures.mistakes(np.zeros((1, 32, 32)), np.array([2]), shares).axes[0]
+    assert (axes.get_title(), axes.get_xlabel()) == ("1  70.0%", "is 2  20.0%")
