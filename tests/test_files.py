@@ -1,0 +1,46 @@
+import os
+import stat
+
+import pytest
+
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
+
+
+def test_a_tilde_is_the_home_folder_and_a_stranger_is_named_with_the_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_user("~/run", "--workdir") == tmp_path / "run"
+    with pytest.raises(ValueError, match=r"^--workdir=~nobody_has_this_name: .*no such home"):
+        expand_user("~nobody_has_this_name", "--workdir")
+
+
+@pytest.mark.parametrize("content", ["text é\n", b"\x00\xff"])
+def test_a_file_is_replaced_as_a_whole_with_the_usual_rights(content, tmp_path):
+    file, usual = tmp_path / "file", tmp_path / "usual"
+    usual.touch()
+    file.write_text("before")
+    atomic_write(file, content)
+    assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "usual"]
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_the_one_before(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("before")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"^{file}: cannot be written to \(No space left"):
+        atomic_write(file, "after")
+    assert file.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_oserror_gets_the_path(tmp_path):
+    with (
+        pytest.raises(OSError, match=rf"^{tmp_path}: cannot be written to \(because\)"),
+        add_path_to_oserror(tmp_path),
+    ):
+        raise OSError("because")
