@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,20 +25,17 @@ def atomic_write(file: Path, content: str | bytes) -> None:
     Raises:
       OSError: it cannot be written; the message names it, and a file that was there is intact.
     """
-    data = content.encode() if isinstance(content, str) else content
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     with add_path_to_oserror(file):
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
-            with open(descriptor, "wb") as stream:
-                stream.write(data)
+            with temporary.open("xb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are for their owner alone
-            os.replace(temporary, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+            temporary.replace(file)
+        finally:
+            with contextlib.suppress(OSError):  # it is gone if all went well
+                temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -48,9 +45,3 @@ def add_path_to_oserror(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path}: cannot be written to ({error.strerror or error})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to ask
-    os.umask(mask)
-    return mask
