@@ -37,7 +37,7 @@ def setting(
     help: str,
     choices: Sequence[str] = (),
     *,
-    decides: bool = True,
+    affects_results: bool = True,
     positional: bool = False,
 ) -> Any:
     """A dataclass field that is a flag: its default, its help line and, for names, the choices.
@@ -45,12 +45,12 @@ def setting(
     A field of type `tuple[str, ...]` is a flag that may be given more than once or, if it is
     `positional`, what stands on the command line besides the flags.
 
-    `decides` says whether the setting decides a run's numbers: if so, the run keeps it to its end.
+    `affects_results` says whether a run's numbers depend on the setting: if so, the run keeps it.
     """
     metadata = {
         "help": help,
         "choices": tuple(choices),
-        "decides": decides,
+        "affects_results": affects_results,
         "positional": positional,
     }
     return dataclasses.field(default=default, metadata=metadata)

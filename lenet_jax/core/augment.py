@@ -1,6 +1,6 @@
-"""Distorted copies of digits: shift, rotation, scale, shear and elastic bending, on the device.
+"""Augmented images of digits: shift, rotation, scale, shear and elastic bending, on the device.
 
-Pure in the key: the same key gives the same copies. B is the batch, S the side of an image.
+Pure in the key: the same key gives the same images. B is the batch, S the side of an image.
 """
 
 from functools import cache
@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 GRID = 6  # elastic bending: random arrows on a GRID x GRID lattice, spread smoothly over the image
 
 
-class Strengths(NamedTuple):
-    """How far a copy may lie from its original; 0 leaves that distortion out, exactly.
+class AugmentConfig(NamedTuple):
+    """How far an augmented image may lie from its original; 0 leaves that part out, exactly.
 
     Numbers, so that `jax.vmap` can sweep them. All but the last bound a uniform draw around 0.
     """
@@ -29,30 +29,30 @@ class Strengths(NamedTuple):
 
 
 # What --augment=1 means; chosen on held-out training images, experiments/results/augment_search.md.
-STANDARD = Strengths(shift=1.4, rotation=7.0, scale=0.07, shear=0.07, elastic=0.5)
+STANDARD = AugmentConfig(shift=1.4, rotation=7.0, scale=0.07, shear=0.07, elastic=0.5)
 
 
-def strengths(amount: ArrayLike) -> Strengths:
-    """`STANDARD` times `amount`: 0 is no distortion at all."""
-    return Strengths(*(amount * number for number in STANDARD))
+def augment_config(amount: ArrayLike) -> AugmentConfig:
+    """`STANDARD` times `amount`: 0 leaves the images as they are."""
+    return AugmentConfig(*(amount * number for number in STANDARD))
 
 
 def augment(
-    key: jax.Array, images: jax.Array, strengths: Strengths, *, axis_name: str | None = None
+    key: jax.Array, images: jax.Array, config: AugmentConfig, *, axis_name: str | None = None
 ) -> jax.Array:
-    """A distorted copy of each image, about its centre.
+    """An augmented image of each image, about its centre.
 
     Args:
-      key: decides the copies.
+      key: decides the augmented images.
       images: uint8 [B, S, S, 1], 0 the background.
-      strengths: see `Strengths`.
-      axis_name: of a `jax.shard_map` over equal parts of a batch: the copies are the whole batch's.
+      config: see `AugmentConfig`.
+      axis_name: of a `jax.shard_map` over equal parts of a batch: the draws are the whole batch's.
 
     Returns:
       float32 [B, S, S, 1], in the units of `images`.
 
     >>> images = jnp.arange(16, dtype=jnp.uint8).reshape(1, 4, 4, 1)
-    >>> bool((augment(jax.random.key(0), images, Strengths()) == images).all())
+    >>> bool((augment(jax.random.key(0), images, AugmentConfig()) == images).all())
     True
     """
     batch, side = images.shape[:2]
@@ -63,20 +63,20 @@ def augment(
     if axis_name is not None:  # drawn for all, so that the devices' number does not matter
         first = lax.axis_index(axis_name) * batch
         draws, arrows = (lax.dynamic_slice_in_dim(a, first, batch, -1) for a in (draws, arrows))
-    angle = jnp.deg2rad(strengths.rotation * draws[0])
+    angle = jnp.deg2rad(config.rotation * draws[0])
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
-    shear, scale_y, scale_x = strengths.shear * draws[1], *(1 + strengths.scale * draws[2:4])
-    # Where a copy's pixel comes from, seen from the centre: turned, then sheared, then scaled. Less
-    # where it is, that is a sum of y, x and 1 for each axis.
+    shear, scale_y, scale_x = config.shear * draws[1], *(1 + config.scale * draws[2:4])
+    # Where a pixel comes from, seen from the centre: turned, then sheared, then scaled. Less where
+    # it is, that is a sum of y, x and 1 for each axis.
     affine = [
-        [scale_y * cosine - 1, scale_y * sine, strengths.shift * draws[4]],
+        [scale_y * cosine - 1, scale_y * sine, config.shift * draws[4]],
         [
             scale_x * (shear * cosine - sine),
             scale_x * (cosine + shear * sine) - 1,
-            strengths.shift * draws[5],
+            config.shift * draws[5],
         ],
     ]
-    bends = strengths.elastic * arrows
+    bends = config.elastic * arrows
     weights = jnp.concatenate([jnp.array(affine).transpose(1, 0, 2), bends])  # [3 + GRID², 2, B]
     fields = weights.reshape(len(weights), -1).T @ _basis(side)  # [2 B, S S]
     down, right = fields.reshape(2, batch, side, side)

@@ -1,4 +1,4 @@
-"""The hot operation: valid convolution, ReLU and 2x2 max-pool of one layer, and its plain twin.
+"""The hot operation, convolution, ReLU and 2x2 max-pool of a layer, and its reference.
 
 XLA:CPU is slow at a small convolution written the usual way: inside `lax.scan` its gradients run in
 an unoptimised loop nest (jax-ml/jax#12868), and the gradient of the pool is a serial scatter. What
@@ -29,12 +29,12 @@ CPU_COMPILER_OPTIONS = {
     "xla_cpu_prefer_vector_width": "512",
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
-# Images a tile, at most: a multiple of LANE_STEP, the floats in one vector. The arrays of a tile
+# Images a tile, at most: a multiple of VECTOR_WIDTH, the floats in one vector. The arrays of a tile
 # are to stay in a core's cache (1 MB on the EPYC that gave these): when it was chosen, training at
 # batch 256 took in 45,300 images a second with 32, 41,500 with 64, 38,200 with 128, 30,200 as one.
-LANES, LANE_STEP = 32, 16
+MAX_TILE_BATCH, VECTOR_WIDTH = 32, 16
 # Multiply-adds written out in one expression. Beyond some 500 loads LLVM gives up vectorising (30
-# times slower), and every term is compile time: larger layers are computed by the plain twin.
+# times slower), and every term is compile time: larger layers take the reference implementation.
 MAX_TERMS = 150
 
 CHAIN = 25  # dependent additions, at most: the processor works on several chains at once
@@ -42,7 +42,7 @@ CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
 
 
 def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """Valid convolution, ReLU and 2x2 max-pool from `lax`'s own operations: the plain twin.
+    """Valid convolution, ReLU and 2x2 max-pool from `lax`'s own operations: the reference.
 
     Args:
         x: images [B, H, W, C].
@@ -100,12 +100,12 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
         return conv_relu_pool_plain(x, kernel, bias)
     dtype = jnp.result_type(x, kernel, bias)
     wide = jnp.promote_types(dtype, jnp.float32)
-    tiles = -(-B // LANES)
-    lanes = LANE_STEP * -(-B // (LANE_STEP * tiles))
+    tiles = -(-B // MAX_TILE_BATCH)
+    lanes = VECTOR_WIDTH * -(-B // (VECTOR_WIDTH * tiles))
     x = jnp.pad(x.astype(wide), ((0, tiles * lanes - B), (0, 0), (0, 0), (0, 0)))
     x_TLNC = x.reshape(tiles, lanes, H * W, C)
     if C == 1:  # pixels; what XLA would fuse with their transposition makes it five times as slow
-        x_TCNL = _apart(lambda x_TLN: _row_major(x_TLN.transpose(0, 2, 1)), x_TLNC[..., 0])
+        x_TCNL = _fusion_barrier(lambda x_TLN: _row_major(x_TLN.transpose(0, 2, 1)), x_TLNC[..., 0])
     else:  # cancels out with the transposition at the end of the layer before
         x_TCNL = x_TLNC.transpose(0, 3, 2, 1)
     x_TCHWL = x_TCNL.reshape(tiles, C, H, W, lanes)
@@ -135,7 +135,7 @@ def _forward(x_TCHWL, kernel, bias):
     x_TCHWL = _row_major(x_TCHWL)
     # An XLA:CPU loop has one output; two would compute the convolution twice. So the pooled value
     # and the corner it came from leave the loop as the two parts of one complex number.
-    z_TKPQL = _apart(_convolve_and_pool, x_TCHWL, kernel, bias)
+    z_TKPQL = _fusion_barrier(_convolve_and_pool, x_TCHWL, kernel, bias)
     out_TKPQL = _row_major(lax.real(z_TKPQL))
     corner_TKPQL = _row_major(lax.imag(z_TKPQL).astype(jnp.int8))  # a quarter of what to load
     return out_TKPQL, (x_TCHWL, kernel, out_TKPQL, corner_TKPQL)
@@ -145,7 +145,7 @@ def _forward(x_TCHWL, kernel, bias):
 def _backward(residuals, g_TKPQL):
     x_TCHWL, kernel, out_TKPQL, corner_TKPQL = residuals
     active = lambda g, out: jnp.where(out > 0, g, 0)
-    g_TKPQL = _apart(active, _row_major(g_TKPQL), out_TKPQL)
+    g_TKPQL = _fusion_barrier(active, _row_major(g_TKPQL), out_TKPQL)
     d_x = _input_gradient(g_TKPQL, corner_TKPQL, kernel)  # dead code in the first layer
     d_kernel = _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL)
     return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)
@@ -206,7 +206,9 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
 
     def sums(row):
         f = partial(_windows_times_g, whole=whole)
-        z = _apart(f, g_TKPQL, corner_TKPQL, x_TCHWL, row).sum(-1)  # [T, C, k or P, k, K / 2]
+        z = _fusion_barrier(f, g_TKPQL, corner_TKPQL, x_TCHWL, row).sum(
+            -1
+        )  # [T, C, k or P, k, K / 2]
         return jnp.concatenate([lax.real(z), lax.imag(z)], -1)[..., :K]
 
     if whole:
@@ -338,7 +340,7 @@ def _row_major(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def _apart(f: Callable, *args: jax.Array) -> jax.Array:
+def _fusion_barrier(f: Callable, *args: jax.Array) -> jax.Array:
     """f(*args), computed once: XLA would compute a cheap-looking f again in each of its users.
 
     Nothing is fused across a branch, and nobody can tell that this one is always taken.

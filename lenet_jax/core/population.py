@@ -1,9 +1,8 @@
-"""Many networks trained as one program: `jax.vmap` over seeds and numbers, in slices that fit.
+"""Many networks trained as one compiled function: `jax.vmap` over seeds and numbers, in slices.
 
-N networks, M images, B the batch, S the steps of an epoch. Each member ends as the same network
+N networks, M images, B the batch, S the steps per epoch. Each member ends as the same network
 trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is the member
-with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each other;
-cores can be devices, too (`jax.config.update("jax_num_cpu_devices", 2)` before JAX is used): two
+with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each other: two
 cores on two networks do 1.3 times as much as both on one, where they meet after every operation.
 """
 
@@ -16,20 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from lenet_jax.core import augment, epoch, losses
+from lenet_jax.core import augment, epoch, losses, seeds
 from lenet_jax.core.jit import jit
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
+from lenet_jax.core.sharding import MEMBERS, make_member_mesh, replicate, shard
+from lenet_jax.core.split import Split
 from lenet_jax.core.step import Metrics, TrainState, create_train_state
 
-AXIS = "members"  # of a mesh of devices
-PARTS = 10  # of an epoch: how often `train` reports, and the points of its curves
+CHUNKS_PER_EPOCH = 10  # of an epoch: how often `train` reports, and the points of its curves
 
 
-class Members(NamedTuple):
+class MemberConfig(NamedTuple):
     """What distinguishes N networks: numbers [N] (lists, too), or one number for all of them.
 
     An `order_seed` that all share makes them see the same batches, which are then gathered once.
@@ -37,11 +37,10 @@ class Members(NamedTuple):
     """
 
     seed: ArrayLike  # of the initialisation
-    order_seed: ArrayLike = 0  # of data order and distortions
+    order_seed: ArrayLike = 0  # of the order of the images and of the augmented images
     learning_rate: ArrayLike | None = None  # None for the optimizer's own
-    settings: dict[str, ArrayLike] | None = (
-        None  # the optimizer's others, as `make_optimizer` takes them
-    )
+    # The optimizer's other settings, as `make_optimizer` takes them.
+    optimizer_settings: dict[str, ArrayLike] | None = None
     label_smoothing: ArrayLike | None = None
     augment: ArrayLike | None = None  # times `augment.STANDARD`
 
@@ -50,60 +49,54 @@ class Population(NamedTuple):
     """N trained networks; one that diverged leaves the others as they are."""
 
     params: Any  # leaves [N, ...]
-    # {"loss", "accuracy"}, each [N, epochs * min(PARTS, S)]: means over parts of an epoch
+    # {"loss", "accuracy"}, each [N, points]: means over parts of an epoch
     curves: Metrics
     finite: np.ndarray  # bool [N]: whether all parameters and losses are
 
 
 def train(
-    members: Members,
-    images: jax.Array,
-    labels: jax.Array,
+    members: MemberConfig,
+    split: Split,
     *,
     optimizer: str = "adam",
     epochs: int,
     batch_size: int = 64,
     schedule: str = "onecycle",
-    mean: ArrayLike = epoch.MNIST_MEAN,
-    std: ArrayLike = epoch.MNIST_STD,
     slice_size: int = 8,
-    report: Callable[[int], None] = lambda updates: None,
+    log_updates: Callable[[int], None] = lambda updates: None,
 ) -> Population:
     """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
 
     Args:
       members: what distinguishes them; different optimizers are different calls.
-      images: uint8 [M, 32, 32, 1]. labels: int32 [M].
+      split: of uint8 images.
       optimizer: one of `optimizers.OPTIMIZERS`. schedule: one of `optimizers.SCHEDULES`.
-      mean, std: of the training pixels, see `epoch.normalize`.
-      report: is called with the number of updates that were done, networks' updates added up.
+      log_updates: is called with the number of updates that were done, over all networks.
 
     Raises:
       TypeError: the images are not uint8.
       ValueError: fields of `members` have different lengths, a name is unknown, or a number leaves
         nothing to do.
     """
-    epoch.check_images(images)
-    _check(len(labels), epochs=epochs, batch_size=batch_size, slice_size=slice_size)
-    steps = len(labels) // batch_size
-    course = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
-    scaling = {"mean": mean, "std": std}
+    epoch.check_split(split)
+    _check_numbers(split, epochs=epochs, batch_size=batch_size, slice_size=slice_size)
+    steps = len(split.labels) // batch_size
+    schedule_fn = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
     done = []
     for part in slices(members, slice_size):
-        count, curve = size(part), []
-        mesh = make_mesh(count)
-        part = _fill(part, mesh)
-        states = create(part, optimizer, course)
-        states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(AXIS)))
-        shared = epoch.replicate(mesh, (images, labels))
+        count, curve = num_members(part), []
+        mesh = make_member_mesh(count)
+        part = _pad_to_mesh(part, mesh)
+        states = shard(mesh, create(part, optimizer, schedule_fn))
+        replicated = replicate(mesh, split)
         for number in range(epochs):
-            orders = epoch_orders(part, number, len(labels), batch_size=batch_size)
-            for start, stop in _parts(steps):
+            orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
+            for start, stop in _iter_chunks(steps):
                 states, sums = train_steps(
-                    states, part, *shared, orders, number, start, stop, mesh=mesh, **scaling
+                    states, part, replicated, orders, number, start, stop, mesh=mesh
                 )
                 curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
-                report((stop - start) * count)
+                log_updates((stop - start) * count)
         curves = jax.tree.map(lambda *points: np.stack(points, axis=1), *curve)
         arrays = jax.tree.map(np.asarray, (states.params, curves))
         done.append(jax.tree.map(lambda leaf, n=count: leaf[:n], arrays))
@@ -113,13 +106,13 @@ def train(
     return Population(params, curves, np.logical_and.reduce(finite))
 
 
-def size(members: Members) -> int:
+def num_members(members: MemberConfig) -> int:
     """N.
 
     Raises:
       ValueError: there is not one seed for each, or another field has another length.
 
-    >>> size(Members(seed=[0, 1, 2], learning_rate=0.1))
+    >>> num_members(MemberConfig(seed=[0, 1, 2], learning_rate=0.1))
     3
     """
     members = _arrays(members)
@@ -132,55 +125,47 @@ def size(members: Members) -> int:
     return count
 
 
-def slices(members: Members, slice_size: int) -> Iterator[Members]:
+def slices(members: MemberConfig, slice_size: int) -> Iterator[MemberConfig]:
     """Parts of at most `slice_size` members, as equal as can be: each size compiles anew.
 
     Their fields are arrays.
 
-    >>> [size(part) for part in slices(Members(seed=np.arange(9)), 4)]
+    >>> [num_members(part) for part in slices(MemberConfig(seed=np.arange(9)), 4)]
     [3, 3, 3]
     """
-    count, members = size(members), _arrays(members)
+    count, members = num_members(members), _arrays(members)
     for rows in np.array_split(np.arange(count), -(-count // slice_size)):
         yield jax.tree.map(lambda leaf, rows=rows: leaf[rows] if np.ndim(leaf) else leaf, members)
 
 
-def make_mesh(count: int) -> Mesh:
-    """The devices that `count` members are spread over: as many as shorten the work."""
-    rounds = -(-count // len(jax.devices()))
-    devices = jax.devices()[: -(-count // rounds)]
-    return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
-
-
-def _fill(members: Members, mesh: Mesh) -> Members:
+def _pad_to_mesh(members: MemberConfig, mesh: Mesh) -> MemberConfig:
     """The last member once more where a device would have less to do than the others."""
-    count = size(members)
+    count = num_members(members)
     rows = np.minimum(np.arange(-(-count // mesh.size) * mesh.size), count - 1)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows] if np.ndim(leaf) else leaf, members)
 
 
 @partial(jit, static_argnames=("optimizer", "schedule"))
-def create(members: Members, optimizer: str, schedule: Schedule | None = None) -> TrainState:
+def create(members: MemberConfig, optimizer: str, schedule: Schedule | None = None) -> TrainState:
     """N fresh states as one, leaves [N, ...]; see `make_optimizer` for the rest."""
 
-    def one(member: Members) -> TrainState:
+    def one(member: MemberConfig) -> TrainState:
         tx = make_optimizer(
-            optimizer, member.learning_rate, schedule=schedule, **(member.settings or {})
+            optimizer, member.learning_rate, schedule=schedule, **(member.optimizer_settings or {})
         )
-        # As `train` has it, and likewise in `_epoch_key`: its one seed is folded with 0 and 1.
-        return create_train_state(jax.random.fold_in(jax.random.key(member.seed), 0), tx)
+        return create_train_state(seeds.init_key(member.seed), tx)
 
     return _vmap(one, members)(members)
 
 
 @partial(jax.jit, static_argnames=("num_examples", "batch_size"))
 def epoch_orders(
-    members: Members, number: ArrayLike, num_examples: int, *, batch_size: int
+    members: MemberConfig, number: ArrayLike, num_examples: int, *, batch_size: int
 ) -> jax.Array:
     """Each member's order in epoch `number`, int32 [N, S, B]; [S, B] if they share it."""
 
     def one(seed: jax.Array) -> jax.Array:
-        return epoch.epoch_order(_epoch_key(seed, number), num_examples, batch_size=batch_size)
+        return epoch.epoch_order(seeds.epoch_key(seed, number), num_examples, batch_size=batch_size)
 
     return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
 
@@ -188,16 +173,13 @@ def epoch_orders(
 @partial(jit, static_argnames="mesh", donate_argnames="states")
 def train_steps(
     states: TrainState,
-    members: Members,
-    images: jax.Array,
-    labels: jax.Array,
+    members: MemberConfig,
+    split: Split,
     orders: jax.Array,
     number: ArrayLike,
     start: ArrayLike,
     stop: ArrayLike,
     *,
-    mean: ArrayLike = epoch.MNIST_MEAN,
-    std: ArrayLike = epoch.MNIST_STD,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
@@ -205,55 +187,43 @@ def train_steps(
     Args:
       states: from `create`.
       orders: from `epoch_orders`.
-      mesh: of devices that share the members, see `make_mesh`; None for no choice of devices.
+      mesh: from `sharding.make_member_mesh`: devices that share the members; None for no choice of
+        devices.
       The others: see `epoch.train_steps`.
 
     Returns:
       The states after them and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
     """
 
-    def one(member: Members, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
-        images, labels, number, start, stop, mean, std = shared
-        loss_fn, how = losses.cross_entropy, {}
+    def one(member: MemberConfig, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
+        split, number, start, stop = shared
+        loss_fn, augmentation = losses.cross_entropy, {}
         if member.label_smoothing is not None:
             loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
         if member.augment is not None:
-            how["key"] = jax.random.fold_in(_epoch_key(member.order_seed, number), 1)
-            how["strengths"] = augment.strengths(member.augment)
-        how |= {"mean": mean, "std": std, "loss_fn": loss_fn}
-        return epoch.run_steps(state, images, labels, order, start, stop, **how)
+            augmentation["key"] = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
+            augmentation["augment_config"] = augment.augment_config(member.augment)
+        return epoch.run_steps(state, split, order, start, stop, loss_fn=loss_fn, **augmentation)
 
-    own = orders.ndim == 3
-    run = _vmap(one, members, 0, 0 if own else None, None)
+    own_orders = orders.ndim == 3
+    run = _vmap(one, members, 0, 0 if own_orders else None, None)
     if mesh is not None:
-        spread, everywhere = PartitionSpec(AXIS), PartitionSpec()
-        specs = jax.tree.map(lambda leaf: spread if jnp.ndim(leaf) else everywhere, members)
-        specs = (specs, spread, spread if own else everywhere, everywhere)
-        # Unchecked, because the check wants the zeros that a loop starts from marked as spread.
-        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
-    shared = (images, labels, number, start, stop, mean, std)
-    return run(members, states, orders, shared)
+        sharded, replicated = PartitionSpec(MEMBERS), PartitionSpec()
+        specs = jax.tree.map(lambda leaf: sharded if jnp.ndim(leaf) else replicated, members)
+        specs = (specs, sharded, sharded if own_orders else replicated, replicated)
+        # Unchecked, because the check wants the zeros that a loop starts from marked as sharded.
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sharded, check_vma=False)
+    return run(members, states, orders, (split, number, start, stop))
 
 
 @partial(jit, static_argnames=("batch_size", "slice_size"))
-def predict(
-    params: Any,
-    images: jax.Array,
-    *,
-    batch_size: int = 250,
-    slice_size: int = 8,
-    mean: ArrayLike = epoch.MNIST_MEAN,
-    std: ArrayLike = epoch.MNIST_STD,
-) -> jax.Array:
-    """Logits [N, M, 10] of N networks (leaves [N, ...]) for uint8 images [M, 32, 32, 1].
+def predict(params: Any, split: Split, *, batch_size: int = 250, slice_size: int = 8) -> jax.Array:
+    """Logits [N, M, 10] of N networks (leaves [N, ...]) for a split, whose labels do not matter.
 
     At most `batch_size` images of `slice_size` networks are in work at a time.
     """
-    return lax.map(
-        lambda one: epoch.predict(LeNet(), one, images, batch_size=batch_size, mean=mean, std=std),
-        params,
-        batch_size=slice_size,
-    )
+    one = lambda params: epoch.predict(LeNet(), params, split, batch_size=batch_size)
+    return lax.map(one, params, batch_size=slice_size)
 
 
 def ensemble(logits: jax.Array) -> jax.Array:
@@ -266,33 +236,31 @@ def ensemble(logits: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
 
 
-def _check(images: int, **numbers: int) -> None:
+def _check_numbers(split: Split, **numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    if numbers["batch_size"] > images:
-        raise ValueError(f"batch_size={numbers['batch_size']}: there are only {images} images")
+    if numbers["batch_size"] > len(split.labels):
+        raise ValueError(
+            f"batch_size={numbers['batch_size']}: there are only {len(split.labels)} images"
+        )
 
 
-def _arrays(members: Members) -> Members:
-    """Its numbers as arrays: to JAX a list is none, but a tree. A tuple in `settings` is one."""
+def _arrays(members: MemberConfig) -> MemberConfig:
+    """Its numbers as arrays: to JAX a list is none, but a tree. A tuple in the settings is one."""
     is_list = lambda value: isinstance(value, list)
-    settings = jax.tree.map(np.asarray, members.settings, is_leaf=is_list)
-    fields = members._replace(settings=None)
+    settings = jax.tree.map(np.asarray, members.optimizer_settings, is_leaf=is_list)
+    fields = members._replace(optimizer_settings=None)
     arrays = (None if field is None else np.asarray(field) for field in fields)
-    return Members(*arrays)._replace(settings=settings)
+    return MemberConfig(*arrays)._replace(optimizer_settings=settings)
 
 
-def _parts(steps: int) -> Iterator[tuple[int, int]]:
-    bounds = [round(part * steps / PARTS) for part in range(PARTS + 1)]
+def _iter_chunks(steps: int) -> Iterator[tuple[int, int]]:
+    bounds = [round(part * steps / CHUNKS_PER_EPOCH) for part in range(CHUNKS_PER_EPOCH + 1)]
     return ((start, stop) for start, stop in pairwise(bounds) if stop > start)
 
 
-def _epoch_key(order_seed: ArrayLike, number: ArrayLike) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(order_seed), 1), number)
-
-
-def _vmap(one: Callable, members: Members, *other_axes: int | None) -> Callable:
+def _vmap(one: Callable, members: MemberConfig, *other_axes: int | None) -> Callable:
     """`one` over members, of whom the numbers that all share are not repeated."""
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, members)
     return jax.vmap(one, in_axes=(axes, *other_axes))

@@ -8,7 +8,7 @@ from _results import path
 from scipy import ndimage
 
 from lenet_jax import data
-from lenet_jax.core.augment import STANDARD, Strengths, augment, strengths, warp
+from lenet_jax.core.augment import STANDARD, AugmentConfig, augment, augment_config, warp
 
 KEY = jax.random.key(0)
 
@@ -23,7 +23,7 @@ def constant(value):
 
 
 def test_at_strength_0_a_copy_is_its_original_bit_for_bit(images):
-    copies = augment(KEY, jnp.asarray(images), Strengths())
+    copies = augment(KEY, jnp.asarray(images), AugmentConfig())
     assert copies.dtype == jnp.float32
     np.testing.assert_array_equal(copies, images)
 
@@ -58,7 +58,7 @@ def test_a_field_of_fractions_is_scipys_bilinear_interpolation(images):
 )
 def test_a_copy_is_the_affine_map_of_the_random_numbers_it_is_made_from(images, only, field):
     """The matrix of each distortion, written out in float64, and scipy's interpolation."""
-    copies = np.asarray(augment(KEY, jnp.asarray(images), Strengths(**only)))[..., 0]
+    copies = np.asarray(augment(KEY, jnp.asarray(images), AugmentConfig(**only)))[..., 0]
     u = np.asarray(
         jax.random.uniform(jax.random.split(KEY)[0], (6, 32), minval=-1.0, maxval=1.0), float
     )
@@ -82,7 +82,7 @@ def test_a_copy_is_the_affine_map_of_the_random_numbers_it_is_made_from(images, 
 def test_elastic_bending_has_the_given_standard_deviation_and_is_smooth():
     """Seen through an image of slopes: a copy's value is where its pixel came from."""
     slope = np.broadcast_to((np.arange(32) * 4 + 64)[None, None, :, None], (400, 32, 32, 1))
-    copies = augment(KEY, jnp.asarray(slope.astype(np.uint8)), Strengths(elastic=1.5))
+    copies = augment(KEY, jnp.asarray(slope.astype(np.uint8)), AugmentConfig(elastic=1.5))
     moved = (np.asarray(copies) - slope)[:, 8:24, 8:24, 0] / 4  # [400, 16, 16] pixels
     assert moved.std() == pytest.approx(1.5, rel=0.05)
     assert np.abs(moved.mean()) < 0.1
@@ -97,12 +97,12 @@ def test_it_is_pure_in_its_key_and_each_copy_is_another(images):
     assert not np.array_equal(copies, augment(jax.random.key(1), same, STANDARD))
 
 
-def test_strengths_are_data_that_vmap_sweeps(images):
+def test_its_numbers_are_data_that_vmap_sweeps(images):
     amounts = jnp.array([0.0, 0.5, 1.0])
     images = jnp.asarray(images)
-    together = jax.vmap(lambda amount: augment(KEY, images, strengths(amount)))(amounts)
+    together = jax.vmap(lambda amount: augment(KEY, images, augment_config(amount)))(amounts)
     for amount, copies in zip(amounts, together, strict=True):
-        np.testing.assert_allclose(copies, augment(KEY, images, strengths(amount)), atol=2e-3)
+        np.testing.assert_allclose(copies, augment(KEY, images, augment_config(amount)), atol=2e-3)
 
 
 def test_the_picture_of_the_distortions_is_of_todays():
@@ -115,7 +115,7 @@ def test_the_standard_is_what_the_search_preferred():
     found = json.loads(path("augment_search.json").read_text())
     rows = [row for row in found["rows"] if row["row"] == "augmented"]
     best = min(rows, key=lambda row: row["error"])
-    before = Strengths(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
+    before = AugmentConfig(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
     np.testing.assert_allclose(STANDARD, np.multiply(before, best["augment"]), rtol=0.03)
     table = path("augment_search.md").read_text()
     assert all(f"({100 * row['error']:.2f})" in table for row in rows)

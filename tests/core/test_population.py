@@ -2,7 +2,6 @@ import dataclasses
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
@@ -11,21 +10,22 @@ from lenet_jax import create_train_state, data, make_optimizer, train
 from lenet_jax.core import augment, losses, population
 from lenet_jax.core.epoch import epoch_order, run_steps
 from lenet_jax.core.optimizers import make_schedule
-from lenet_jax.core.population import Members
+from lenet_jax.core.population import MemberConfig
+from lenet_jax.core.sharding import make_member_mesh
 from lenet_jax.run.settings import Settings
 
 B, EPOCHS, N = 32, 2, 5
 # Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
 # of at most four they are 2 and 1, likewise filled, and then 1 and 1.
 MEMBERS = {
-    "seeds, rates, smoothing, distortions": (
+    "seeds, rates, smoothing, augmentation": (
         "nesterov",
         N,
-        Members(
+        MemberConfig(
             seed=np.arange(N),
             order_seed=np.array([5, 6, 5, 7, 8]),
             learning_rate=np.array([1e-3, 2e-3, 4e-3, 3e-3, 2e-3]),
-            settings={
+            optimizer_settings={
                 "momentum": np.array([0.5, 0.9, 0.8, 0.6, 0.7]),
                 "weight_decay": np.array([0.0, 1e-3, 0.0, 2e-3, 5e-3]),
             },
@@ -36,12 +36,12 @@ MEMBERS = {
     "shared batches and numbers": (
         "adam",
         4,
-        Members(
+        MemberConfig(
             seed=[3, 4, 5, 6, 7],
             order_seed=7,
             learning_rate=1e-3,
             # Adam's own epsilon, 1e-8, makes much of the last bits of gradients close to 0.
-            settings={"betas": (0.8, 0.99), "eps": 1e-3},
+            optimizer_settings={"betas": (0.8, 0.99), "eps": 1e-3},
         ),
     ),
 }
@@ -49,8 +49,8 @@ MEMBERS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    dataset = data.load("digits")
-    return jnp.asarray(dataset.train_images[:320]), jnp.asarray(dataset.train_labels[:320])
+    train = data.load("digits").train
+    return train._replace(images=train.images[:320], labels=train.labels[:320])
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
@@ -58,45 +58,44 @@ def trained(request, digits):
     (optimizer, slice_size, members), reports = MEMBERS[request.param], []
     together = population.train(
         members,
-        *digits,
+        digits,
         optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=B,
         slice_size=slice_size,
-        report=reports.append,
+        log_updates=reports.append,
     )
     return optimizer, members, together, reports
 
 
 @jax.jit
-def epoch_alone(state, images, labels, order, key, smoothing, strengths):
+def epoch_alone(state, split, order, key, smoothing, augment_config):
     return run_steps(
         state,
-        images,
-        labels,
+        split,
         order,
         0,
         len(order),
         loss_fn=partial(losses.cross_entropy, label_smoothing=smoothing),
         key=jax.random.fold_in(key, 1),
-        strengths=strengths,
+        augment_config=augment_config,
     )
 
 
-def alone(optimizer, member, images, labels):
+def alone(optimizer, member, split):
     """The same network by the functions for one, step by step as `train` documents them."""
-    schedule = make_schedule("onecycle", EPOCHS * (len(labels) // B))
-    settings = jax.tree.map(float, member.settings)
+    schedule = make_schedule("onecycle", EPOCHS * (len(split.labels) // B))
+    settings = jax.tree.map(float, member.optimizer_settings)
     tx = make_optimizer(optimizer, float(member.learning_rate), schedule=schedule, **settings)
     key = jax.random.fold_in(jax.random.key(int(member.seed)), 0)
     state, totals = create_train_state(key, tx), []
     order_key = jax.random.fold_in(jax.random.key(int(member.order_seed)), 1)
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
-    strengths = None if member.augment is None else augment.strengths(float(member.augment))
+    config = None if member.augment is None else augment.augment_config(float(member.augment))
     for epoch in range(EPOCHS):
         key = jax.random.fold_in(order_key, epoch)
-        order = epoch_order(key, len(labels), batch_size=B)
-        state, sums = epoch_alone(state, images, labels, order, key, smoothing, strengths)
+        order = epoch_order(key, len(split.labels), batch_size=B)
+        state, sums = epoch_alone(state, split, order, key, smoothing, config)
         totals.append(float(sums["loss"]) / len(order))
     return state.params, totals
 
@@ -106,7 +105,7 @@ def test_each_member_is_the_network_trained_alone(trained, digits):
     (arrays,) = population.slices(members, N)
     for i in range(N):
         member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
-        params, totals = alone(optimizer, member, *digits)
+        params, totals = alone(optimizer, member, digits)
         assert_same_network(together.params, i, params)
         curve = together.curves["loss"][i].reshape(EPOCHS, -1).mean(axis=1)
         np.testing.assert_allclose(curve, totals, rtol=1e-4)
@@ -122,37 +121,31 @@ def assert_same_network(together, i, params):
         np.testing.assert_allclose(got[i] / scale, leaf / scale, atol=5e-5, err_msg=str(path))
 
 
-def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path):
+def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path, digits):
     dataset = data.load("digits")
-    dataset = dataclasses.replace(
-        dataset, train_images=dataset.train_images[:320], train_labels=dataset.train_labels[:320]
-    )
+    dataset = dataclasses.replace(dataset, train=digits)
     settings = Settings(
         optimizer="nesterov", dataset="digits", epochs=1, batch_size=B, augment=0.5, seed=4
     )
     settings = train.resolve(settings, dataset)
     state = train.fit(settings, dataset, tmp_path, lambda line: None)
     together = population.train(
-        Members(seed=[3, 4], order_seed=[3, 4], augment=0.5),
-        jnp.asarray(dataset.train_images),
-        jnp.asarray(dataset.train_labels),
+        MemberConfig(seed=[3, 4], order_seed=[3, 4], augment=0.5),
+        digits,
         optimizer="nesterov",
         epochs=1,
         batch_size=B,
-        mean=dataset.mean,
-        std=dataset.std,
     )
     assert_same_network(together.params, 1, state.params)
 
 
 def test_devices_share_the_members(digits):
-    assert [population.make_mesh(count).size for count in (1, 2, 3, 8)] == [1, 2, 2, 2]
-    mesh = population.make_mesh(2)
-    members = Members(seed=np.arange(2))
+    mesh = make_member_mesh(2)
+    members = MemberConfig(seed=np.arange(2))
     states, _ = population.train_steps(
         population.create(members, "sgd"),
         members,
-        *digits,
+        digits,
         population.epoch_orders(members, 0, 320, batch_size=B),
         *(0, 0, 1),
         mesh=mesh,
@@ -173,8 +166,8 @@ def test_members_differ_and_every_update_is_reported(trained):
 
 def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
     train = lambda rates: population.train(
-        Members(seed=np.arange(len(rates)), learning_rate=np.array(rates)),
-        *digits,
+        MemberConfig(seed=np.arange(len(rates)), learning_rate=np.array(rates)),
+        digits,
         optimizer="sgd",
         epochs=1,
         batch_size=B,
@@ -191,11 +184,12 @@ def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probabi
     trained, digits
 ):
     _, _, together, _ = trained
-    logits = population.predict(together.params, digits[0][:30], batch_size=20, slice_size=2)
+    digits = digits._replace(images=digits.images[:30])
+    logits = population.predict(together.params, digits, batch_size=20, slice_size=2)
     assert logits.shape == (N, 30, 10)
     for i in range(N):
         one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together.params)
-        wanted = population.predict(one, digits[0][:30])[0]
+        wanted = population.predict(one, digits)[0]
         np.testing.assert_allclose(logits[i], wanted, rtol=1e-4, atol=1e-4)
     wanted = np.log(special.softmax(np.asarray(logits, float), axis=-1).mean(axis=0))
     np.testing.assert_allclose(population.ensemble(logits), wanted, rtol=1e-4, atol=1e-5)
@@ -204,24 +198,24 @@ def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probabi
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        (Members(seed=np.arange(3), learning_rate=np.ones(2)), r"different lengths: \[2, 3\]"),
-        (Members(seed=[0, 1], learning_rate=[1.0]), r"different lengths: \[1, 2\]"),
-        (Members(seed=3), r"members.seed must be \[N\]"),
-        (Members(seed=[]), r"members.seed must be \[N\]"),
+        (MemberConfig(seed=np.arange(3), learning_rate=np.ones(2)), r"different lengths: \[2, 3\]"),
+        (MemberConfig(seed=[0, 1], learning_rate=[1.0]), r"different lengths: \[1, 2\]"),
+        (MemberConfig(seed=3), r"members.seed must be \[N\]"),
+        (MemberConfig(seed=[]), r"members.seed must be \[N\]"),
     ],
 )
 def test_members_that_do_not_fit_together_are_refused(members, words):
     with pytest.raises(ValueError, match=words):
-        population.size(members)
+        population.num_members(members)
 
 
 def test_lists_are_numbers_too():
-    listed = Members(
-        seed=[0, 1, 2], learning_rate=[0.1, 0.2, 0.3], settings={"momentum": [0, 1, 2]}
+    listed = MemberConfig(
+        seed=[0, 1, 2], learning_rate=[0.1, 0.2, 0.3], optimizer_settings={"momentum": [0, 1, 2]}
     )
     parts = list(population.slices(listed, 2))
-    assert [population.size(part) for part in parts] == [2, 1]
-    assert parts[1].settings["momentum"].tolist() == [2]
+    assert [population.num_members(part) for part in parts] == [2, 1]
+    assert parts[1].optimizer_settings["momentum"].tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -234,11 +228,11 @@ def test_lists_are_numbers_too():
 )
 def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):
     with pytest.raises(ValueError, match=words):
-        population.train(Members(seed=[0]), *digits, **{"epochs": 1} | numbers)
+        population.train(MemberConfig(seed=[0]), digits, **{"epochs": 1} | numbers)
 
 
 def test_an_epoch_of_few_steps_has_a_point_for_each():
-    assert [len(list(population._parts(steps))) for steps in (3, 10, 937)] == [3, 10, 10]
+    assert [len(list(population._iter_chunks(steps))) for steps in (3, 10, 937)] == [3, 10, 10]
 
 
 def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits):
@@ -246,9 +240,9 @@ def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits)
     options = {"xla_backend_optimization_level": 0}  # compiles sooner
 
     def temporary(number):
-        create = partial(population.create, Members(seed=np.arange(number)), "sgd")
+        create = partial(population.create, MemberConfig(seed=np.arange(number)), "sgd")
         predict = jax.jit(lambda *args: population.predict(*args, batch_size=320, slice_size=2))
-        lowered = predict.lower(jax.eval_shape(create).params, digits[0])
+        lowered = predict.lower(jax.eval_shape(create).params, digits)
         return lowered.compile(options).memory_analysis().temp_size_in_bytes
 
     assert temporary(8) < 1.5 * temporary(2)

@@ -1,0 +1,19 @@
+import jax
+import numpy as np
+
+from lenet_jax.core.split import Split
+
+
+def test_a_split_is_a_pytree_whose_numbers_a_compiled_function_takes_as_data():
+    traces = []
+
+    @jax.jit
+    def centred(split):
+        traces.append(1)
+        return split.images.sum() - split.mean
+
+    images, labels = np.ones((2, 32, 32, 1), np.uint8), np.zeros(2, np.int32)
+    assert centred(Split(images, labels, 0.5, 0.3)) == 2047.5
+    assert centred(Split(images, labels, 0.25, 0.1)) == 2047.75
+    assert traces == [1]
+    assert len(jax.tree.leaves(Split(images, None, 0.5, 0.3))) == 3
