@@ -11,40 +11,40 @@ from pathlib import Path
 
 import numpy as np
 
-from lenet_jax.data import digits, idx
-from lenet_jax.data import tfds as catalog
-from lenet_jax.data.idx import Splits
+from lenet_jax.core.split import Split
+from lenet_jax.data import digits, idx, tfds
+from lenet_jax.data.idx import RawSplits
+from lenet_jax.data.registry import INFO
+from lenet_jax.files import expand_user
 
-__all__ = ["DATASETS", "Dataset", "load"]
+__all__ = ["DATASETS", "Dataset", "Split", "load"]
 
-DATASETS = (*catalog.SETS, "digits")
+DATASETS = tuple(INFO)
 SIDE = 32  # of an image, as the network wants it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images uint8 [N, 32, 32, 1] with their labels int32 [N], in the order of their source.
+    """A training and a test split, each in the order of its source.
 
-    `mean` and `std` are those of the training pixels before padding, divided by 255: MNIST's are
-    0.1307 and 0.3081. `source` says where the images came from; `note`, if not empty, says why
-    they are not MNIST although no other data set was asked for.
+    Images are uint8 [N, 32, 32, 1], labels int32 [N]. Both splits have the mean and the standard
+    deviation of the training pixels before padding, divided by 255: MNIST's are 0.1307 and 0.3081.
+    `source` says where the images came from, `classes` what the labels mean; `note`, if not empty,
+    says why they are not MNIST although no other data set was asked for.
     """
 
     name: str
     source: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    mean: float
-    std: float
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
     note: str = ""
 
 
 def load(
     name: str | None = None,
     data_dir: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
     """Loads a data set, from IDX files in `data_dir` if they lie there, else as it can be had.
 
@@ -57,14 +57,14 @@ def load(
       name: one of `DATASETS`, or None.
       data_dir: a folder of IDX files, or of tensorflow-datasets (default: the environment variable
         TFDS_DATA_DIR, else ~/tensorflow_datasets).
-      report: is called with a line before each step that takes seconds.
+      log: is called with a line before each step that takes seconds.
 
     Raises:
       ValueError: the data set is unknown, cannot be had or is damaged; one sentence says what was
         tried, and what to do.
 
     >>> dataset = load("digits")
-    >>> dataset.train_images.shape, dataset.train_labels.shape
+    >>> dataset.train.images.shape, dataset.train.labels.shape
     ((1437, 32, 32, 1), (1437,))
     """
     if name not in (None, *DATASETS):
@@ -75,45 +75,39 @@ def load(
     wanted = name or "mnist"
     if folder and (found := idx.find_folder(folder, wanted)):
         return _dataset(wanted, f"IDX files in {found}", idx.load_folder(found))
-    folder = folder or catalog.default_folder()
+    folder = folder or tfds.default_folder()
     try:
-        splits = catalog.load(wanted, folder, report)
-    except catalog.UnavailableError as error:
+        splits = tfds.load(wanted, folder, log)
+    except tfds.UnavailableError as error:
         if name:
             raise ValueError(f"{error}, or use --dataset=digits") from error
         note = f"using digits, because there are {error}"
         return _dataset("digits", digits.SOURCE, digits.load(), note)
-    return _dataset(wanted, f"tensorflow-datasets' copy in {folder / wanted}", splits)
+    return _dataset(wanted, f"tensorflow-datasets' folder {folder / wanted}", splits)
 
 
 def _existing(data_dir: str) -> Path:
-    folder = os.path.expanduser(data_dir)  # a shell leaves the ~ of --data_dir=~/data as it is
+    folder = expand_user(data_dir, "--data_dir")
     try:
-        os.listdir(folder)
+        os.listdir(folder if data_dir else "")  # Path("") is the current folder, "" is none
     except OSError as error:
         raise ValueError(f"--data_dir={data_dir}: cannot be read ({error.strerror})") from error
-    return Path(folder)
+    return folder
 
 
-def _dataset(name: str, source: str, splits: Splits, note: str = "") -> Dataset:
+def _dataset(name: str, source: str, splits: RawSplits, note: str = "") -> Dataset:
     mean, std = _mean_and_std(splits.train_images)
     if std == 0:
         raise ValueError(f"{name} from {source}: all training pixels are equal, nothing to learn")
-    return Dataset(
-        name,
-        source,
-        _pad(splits.train_images),
-        splits.train_labels.astype(np.int32),
-        _pad(splits.test_images),
-        splits.test_labels.astype(np.int32),
-        mean,
-        std,
-        note,
+    train, test = (
+        Split(_pad(images), labels.astype(np.int32), mean, std)
+        for images, labels in (splits[:2], splits[2:])
     )
+    return Dataset(name, source, INFO[name].classes, train, test, note)
 
 
 def _mean_and_std(images: np.ndarray) -> tuple[float, float]:
-    """Of pixels in 0..1, from exact whole sums, in slices that need little memory."""
+    """Of pixels in 0..1, from exact integer sums, in slices that need little memory."""
     slices = [images[start : start + 1000] for start in range(0, len(images), 1000)]
     total = sum(int(part.sum(dtype=np.uint64)) for part in slices)
     squares = sum(int(np.square(part, dtype=np.uint16).sum(dtype=np.uint64)) for part in slices)
@@ -122,8 +116,8 @@ def _mean_and_std(images: np.ndarray) -> tuple[float, float]:
 
 
 def _pad(images: np.ndarray) -> np.ndarray:
-    """[N, side, side] -> [N, 32, 32, 1], with a frame of zeros."""
-    frame = (SIDE - images.shape[1]) // 2
+    """[N, side, side] -> [N, 32, 32, 1], padded with zeros."""
+    margin = (SIDE - images.shape[1]) // 2
     padded = np.zeros((len(images), SIDE, SIDE, 1), np.uint8)
-    padded[:, frame : SIDE - frame, frame : SIDE - frame, 0] = images
+    padded[:, margin : SIDE - margin, margin : SIDE - margin, 0] = images
     return padded

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn carries: real data without a network.
+"""The 1,797 handwritten digits that come with scikit-learn: real data, no download.
 
 They are the test set of UCI's "Optical Recognition of Handwritten Digits": the digits of 13 people,
 reduced to 8x8 counts of 0 to 16 inked pixels.
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lenet_jax.data.idx import Splits
+from lenet_jax.data.idx import RawSplits
 
 SOURCE = "the 1,797 digits that come with scikit-learn, enlarged from 8x8"
 
 
-def load() -> Splits:
+def load() -> RawSplits:
     """The digits as uint8 32x32 images, 1,437 to train on and 360 to test on.
 
-    Enlarged by linear interpolation between pixel centres. The split is fixed and needs no random
-    numbers: sorted by label, every fifth digit is for testing, so each class keeps its share.
+    Enlarged by bilinear interpolation between pixel centres. The split is fixed and stratified:
+    sorted by label, every fifth digit is for testing.
 
     Raises:
-      ValueError: scikit-learn's table is not there.
+      ValueError: scikit-learn's file is missing or damaged.
 
     >>> [part.shape for part in load()]
     [(1437, 32, 32), (1437,), (360, 32, 32), (360,)]
@@ -30,7 +30,7 @@ def load() -> Splits:
     images, labels = _enlarge(table[:, :64].reshape(-1, 8, 8)), table[:, 64]
     is_test = np.zeros(len(labels), bool)
     is_test[np.argsort(labels, kind="stable")[::5]] = True
-    return Splits(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
+    return RawSplits(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
 
 
 def _read_table() -> np.ndarray:

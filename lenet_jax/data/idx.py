@@ -2,7 +2,7 @@
 
 An IDX file is a magic number (two zero bytes, the type of the elements, the number of
 dimensions), the dimensions as big-endian 32-bit numbers, and the elements in row-major order.
-Nothing a header declares is believed before it has been compared with what the file holds.
+No number in a header is trusted before it has been compared with what the file holds.
 """
 
 import math
@@ -28,7 +28,7 @@ _MAX_DEFLATE_RATIO = 1032  # a 258-byte match costs at least 2 bits (zlib's tech
 _CHUNK = 1 << 21
 
 
-class Splits(NamedTuple):
+class RawSplits(NamedTuple):
     """A data set as its files hold it: images uint8 [N, side, side], labels uint8 [N]."""
 
     train_images: np.ndarray
@@ -41,14 +41,14 @@ def read_idx(path: str | Path) -> np.ndarray:
     """The uint8 array in an IDX file, gzipped or plain (its first bytes decide, not its name).
 
     Args:
-      path: a file of labels (1 dimension) or of images (3 dimensions), 1 byte an element.
+      path: a file of labels (1 dimension) or of images (3 dimensions), 1 byte per element.
 
     Returns:
       uint8 [N] or [N, height, width].
 
     Raises:
       ValueError: the file cannot be read, or is not exactly what its header declares; the message
-        starts with its name. No more memory is taken than the file's content needs.
+        starts with its path. It takes no more memory than the file's content needs.
     """
     path = Path(path)
     try:
@@ -100,7 +100,7 @@ def _read_array(
 
 
 def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
-    """Grows with what really arrives, so that a lie about the size costs no memory."""
+    """Grows with what is really read, so that a false size costs no memory."""
     data = bytearray()
     while len(data) < limit and (chunk := stream.read(min(_CHUNK, limit - len(data)))):
         data += chunk
@@ -108,18 +108,17 @@ def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
 
 
 class _Gunzip:
-    """What a gzipped file holds, read in large pieces.
+    """The content of a gzipped file, decompressed in large pieces.
 
-    `gzip.open` takes a thousand small ones, for each of which it waits for the threads of Python
-    that run at the same time.
+    `gzip.open` reads a thousand small ones, and for each waits for the other threads of Python.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._zipped = file, b""
-        self._inflate = zlib.decompressobj(wbits=31)  # 31: with gzip's head and checksum
+        self._inflate = zlib.decompressobj(wbits=31)  # 31: with gzip's header and checksum
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, and none only at the end, where the checksum is compared.
+        """At most `size` bytes; none means the end, where the checksum is compared.
 
         Raises:
           EOFError: the file ends before the stream does.
@@ -152,21 +151,21 @@ def _reason(error: BaseException) -> str:
 
 
 def find_folder(data_dir: Path, name: str) -> Path | None:
-    """Where IDX files lie: in `data_dir/name`, else in `data_dir`, else nowhere."""
+    """The folder with IDX files: `data_dir/name`, else `data_dir`, else None."""
     for folder in (data_dir / name, data_dir):
         if any(_variants(folder, stem) for stem in FILES.values()):
             return folder
     return None
 
 
-def load_folder(folder: Path) -> Splits:
+def load_folder(folder: Path) -> RawSplits:
     """Reads the four files of a data set and checks that they belong together.
 
     Args:
-      folder: holds the files named in `FILES`, plain or with `.gz` behind the name.
+      folder: holds the files named in `FILES`, plain or with `.gz` after the name.
 
     Raises:
-      ValueError: a file is missing or damaged, or does not fit the others; the message names it.
+      ValueError: a file is missing or damaged, or does not match the others; the message names it.
     """
     found = {part: _variants(folder, stem) for part, stem in FILES.items()}
     if missing := [FILES[part] for part, paths in found.items() if not paths]:
@@ -177,12 +176,12 @@ def load_folder(folder: Path) -> Splits:
         if (arrays[part].ndim == 3) != part.endswith("images"):
             held = "labels" if part.endswith("images") else "images"
             raise ValueError(f"{path}: holds {held}; are two files swapped?")
-    splits = Splits(**arrays)
+    splits = RawSplits(**arrays)
     check_splits(splits, paths)
     return splits
 
 
-def check_splits(splits: Splits, origin: dict[str, Path]) -> None:
+def check_splits(splits: RawSplits, origin: dict[str, Path]) -> None:
     """Raises ValueError, naming the file in `origin`, unless the four arrays make a data set."""
     for split in ("train", "test"):
         images, labels = (getattr(splits, f"{split}_{part}") for part in ("images", "labels"))

@@ -1,59 +1,42 @@
-"""A page to draw digits on, with the network inside: one HTML file that needs a browser alone.
+"""A page to draw digits on, with the network inside: one HTML file that needs only a browser.
 
-`web.html` is the page, and computes the network in plain JavaScript; this puts a run into it.
+`web.html` is the page, and computes the network in plain JavaScript; this puts parameters into it.
 """
 
 import base64
-import dataclasses
 import importlib.resources
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-from lenet_jax.data.picture import BOX
-from lenet_jax.run.trained import TrainedRun
+from lenet_jax.data.registry import INFO
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """How a data set's things lie in the 32 x 32 pixels."""
+def page(params: Mapping[str, Any], *, mean: float, std: float, dataset: str, about: str) -> bytes:
+    """The page as UTF-8.
 
-    box: int  # the side of the square that they fill
-    pen: float  # the width of their strokes
-    by_mass: bool = False  # the centre of mass is in the middle, not that of the box
-
-
-# The pens give drawings as much white as the data sets' images have on average.
-FRAMES = {
-    "mnist": Frame(BOX["mnist"], 2.4, by_mass=True),
-    "fashion_mnist": Frame(BOX["fashion_mnist"], 3),
-    "kmnist": Frame(BOX["kmnist"], 3),
-    "digits": Frame(BOX["digits"], 4.5),
-}
-
-
-def page(run: TrainedRun) -> bytes:
-    """The page as UTF-8, with the parameters of `run` as base64 of little-endian float32."""
-    name = run.config["data"]["name"]
+    Args:
+      params: of the LeNet, kept as base64 of little-endian float32.
+      mean, std: what its images were normalised with.
+      dataset: its name; a drawing is scaled and centred as the images of that data set are.
+      about: one sentence on the network.
+    """
+    info = INFO[dataset]
     content = {
-        **run.scaling,
-        **dataclasses.asdict(FRAMES[name]),
-        "about": about(run),
-        "params": jax.tree.map(encode, run.params),
+        "mean": float(mean),
+        "std": float(std),
+        "box": info.box,
+        "pen": info.pen,
+        "by_mass": info.by_mass,
+        "about": about,
+        "params": jax.tree.map(encode, params),
     }
     text = json.dumps(content).replace("<", r"\u003c")  # no name in it can end the script
-    template = (
-        importlib.resources.files("lenet_jax.interop").joinpath("web.html").read_text("utf-8")
-    )
+    template = importlib.resources.files(__package__).joinpath("web.html").read_text("utf-8")
     return template.replace("{{run}}", text).encode()
-
-
-def about(run: TrainedRun) -> str:
-    """One sentence: what the network has learnt, for how long, and how well."""
-    name, epochs = run.config["data"]["name"], [r for r in run.metrics if r["step"] == run.step]
-    tested = f", test accuracy {epochs[-1]['test_accuracy']:.2%}" if epochs else ""
-    return f"LeNet of 61,706 parameters, trained on {name} for {run.step:,} steps{tested}."
 
 
 def encode(array: jax.Array | np.ndarray) -> str:

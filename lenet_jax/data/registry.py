@@ -1,0 +1,83 @@
+"""What is known of each data set, in one place."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lenet_jax.data.idx import FILES
+
+
+class Checksum(NamedTuple):
+    """What a downloaded file has to be, as tensorflow-datasets gives it."""
+
+    size: int  # in bytes
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """Where a data set comes from, what it shows, and how that lies in the 32x32 pixels."""
+
+    classes: tuple[str, ...]  # the names of labels 0 to 9
+    box: int  # the side of the square that is filled, in pixels
+    pen: float  # the width of a stroke that gives drawings as much white as the images' mean
+    by_mass: bool = False  # the middle is the centre of mass, not that of the box
+    default_epochs: int = 5
+    tfds_class: str = ""  # in tensorflow_datasets.image_classification
+    url: str = ""  # of the folder with the four files; tensorflow-datasets' own
+    files: Mapping[str, Checksum] = dataclasses.field(default_factory=dict)  # by name
+
+
+def _files(*checksums: tuple[int, str]) -> dict[str, Checksum]:
+    """Of the gzipped IDX files, in the order of `FILES`."""
+    names = (f"{stem}.gz" for stem in FILES.values())
+    return {name: Checksum(*known) for name, known in zip(names, checksums, strict=True)}
+
+
+DIGITS = tuple("0123456789")
+INFO = {
+    "mnist": DatasetInfo(
+        classes=DIGITS,
+        box=20,
+        pen=2.4,
+        by_mass=True,
+        tfds_class="MNIST",
+        url="https://storage.googleapis.com/cvdf-datasets/mnist/",
+        files=_files(
+            (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+            (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+            (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+            (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        ),
+    ),
+    "fashion_mnist": DatasetInfo(
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        box=28,
+        pen=3,
+        tfds_class="FashionMNIST",
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        files=_files(
+            (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        ),
+    ),
+    "kmnist": DatasetInfo(
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        box=28,
+        pen=3,
+        tfds_class="KMNIST",
+        url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+        files=_files(
+            (18165135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"),
+            (29497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"),
+            (3041136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"),
+            (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
+        ),
+    ),
+    "digits": DatasetInfo(classes=DIGITS, box=32, pen=4.5, default_epochs=30),
+}
