@@ -10,23 +10,23 @@ import pytest
 from test_tfds import made_up, write_idx
 
 from lenet_jax import data
-from lenet_jax.data import tfds as catalog
-from lenet_jax.data.idx import Splits
+from lenet_jax.data import tfds
+from lenet_jax.data.idx import RawSplits
 
 
 @pytest.fixture
 def nothing_here(tmp_path, monkeypatch):
     """A tensorflow-datasets folder that is empty, and no network."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(catalog, "_unreachable", lambda url: "no network in this test")
+    monkeypatch.setattr(tfds, "_unreachable", lambda url: "no network in this test")
 
 
 def test_mnist_has_the_shapes_and_the_scale_that_are_known(mnist_dir):
     dataset = data.load("mnist", str(mnist_dir))
-    assert dataset.train_images.shape == (60000, 32, 32, 1)
-    assert dataset.test_images.shape == (10000, 32, 32, 1)
-    assert (dataset.train_images.dtype, dataset.train_labels.dtype) == (np.uint8, np.int32)
-    assert (round(dataset.mean, 4), round(dataset.std, 4)) == (0.1307, 0.3081)
+    assert dataset.train.images.shape == (60000, 32, 32, 1)
+    assert dataset.test.images.shape == (10000, 32, 32, 1)
+    assert (dataset.train.images.dtype, dataset.train.labels.dtype) == (np.uint8, np.int32)
+    assert (round(dataset.train.mean, 4), round(dataset.train.std, 4)) == (0.1307, 0.3081)
     assert (dataset.name, dataset.note) == ("mnist", "")
     assert str(mnist_dir) in dataset.source
 
@@ -36,35 +36,38 @@ def test_images_lie_in_the_middle_of_zeros(tmp_path):
     splits = made_up(5, 3)
     dataset = data.load("mnist", str(write_idx(tmp_path, splits)))
     for found, images in (
-        (dataset.train_images, splits.train_images),
-        (dataset.test_images, splits.test_images),
+        (dataset.train.images, splits.train_images),
+        (dataset.test.images, splits.test_images),
     ):
         expected = torch.nn.functional.pad(torch.from_numpy(images), (2, 2, 2, 2))
         np.testing.assert_array_equal(found[..., 0], expected.numpy(), strict=True)
-    np.testing.assert_array_equal(dataset.train_labels, splits.train_labels.astype(np.int32))
-    np.testing.assert_array_equal(dataset.test_labels, splits.test_labels.astype(np.int32))
+    np.testing.assert_array_equal(dataset.train.labels, splits.train_labels.astype(np.int32))
+    np.testing.assert_array_equal(dataset.test.labels, splits.test_labels.astype(np.int32))
 
 
 @pytest.mark.parametrize("count", [1, 999, 1000, 1001])
-def test_mean_and_deviation_are_those_of_the_unpadded_training_pixels(tmp_path, count):
+def test_mean_and_standard_deviation_are_those_of_the_unpadded_training_pixels(tmp_path, count):
     splits = made_up(count, 1)
     dataset = data.load("mnist", str(write_idx(tmp_path, splits)))
     pixels = splits.train_images.astype(np.float64) / 255
-    assert dataset.mean == pytest.approx(pixels.mean(), rel=1e-13)
-    assert dataset.std == pytest.approx(pixels.std(), rel=1e-12)
+    for split in (dataset.train, dataset.test):
+        assert split.mean == pytest.approx(pixels.mean(), rel=1e-13)
+        assert split.std == pytest.approx(pixels.std(), rel=1e-12)
 
 
 def test_images_of_32x32_are_kept_as_they_are(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32), np.uint8)
     labels = np.arange(4, dtype=np.uint8)
-    dataset = data.load("kmnist", str(write_idx(tmp_path, Splits(images, labels, images, labels))))
-    np.testing.assert_array_equal(dataset.train_images[..., 0], images)
-    assert dataset.mean == pytest.approx(images.mean() / 255)
+    dataset = data.load(
+        "kmnist", str(write_idx(tmp_path, RawSplits(images, labels, images, labels)))
+    )
+    np.testing.assert_array_equal(dataset.train.images[..., 0], images)
+    assert dataset.train.mean == pytest.approx(images.mean() / 255)
 
 
 def test_images_without_contrast_are_refused(tmp_path):
     images, labels = np.full((4, 28, 28), 7, np.uint8), np.arange(4, dtype=np.uint8)
-    write_idx(tmp_path, Splits(images, labels, images, labels))
+    write_idx(tmp_path, RawSplits(images, labels, images, labels))
     with pytest.raises(ValueError, match="all training pixels are equal"):
         data.load("mnist", str(tmp_path))
 
@@ -99,7 +102,7 @@ def test_a_data_dir_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_idx(tmp_path / "here", made_up(3, 2))
-    assert len(data.load("mnist", "~/here").train_labels) == 3
+    assert len(data.load("mnist", "~/here").train.labels) == 3
 
 
 @pytest.mark.parametrize("name", [None, "mnist", "fashion_mnist", "kmnist"])
@@ -128,6 +131,11 @@ def test_without_a_name_and_without_mnist_it_is_digits_with_a_note(given, tmp_pa
     assert "no network in this test" in dataset.note
 
 
+def test_a_data_dir_of_nobody_is_refused():
+    with pytest.raises(ValueError, match=r"^--data_dir=~nobody-of-that-name/x: "):
+        data.load("mnist", "~nobody-of-that-name/x")
+
+
 def test_digits_asked_for_come_without_a_note(nothing_here):
     assert data.load("digits", None).note == ""
 
@@ -137,24 +145,24 @@ def test_digits_asked_for_come_without_a_note(nothing_here):
 
 def test_nothing_is_imported_that_the_data_set_does_not_need(tmp_path):
     write_idx(tmp_path, made_up(3, 2))
-    program = f"""
+    code = f"""
 import sys
 from lenet_jax import data
 before = set(sys.modules)
 data.load("digits")
 data.load("mnist", {str(tmp_path)!r})
-heavy = {{"sklearn", "scipy", "PIL", "tensorflow_datasets", "urllib.request"}}
+heavy = {{"sklearn", "scipy", "PIL", "tensorflow_datasets", "tqdm", "urllib.request"}}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
-    out = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
 
 
-def test_the_package_imports_no_jax():
+def test_of_jax_and_the_core_only_the_split_is_imported():
     for path in Path(data.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in names), path
+            of_core = {name for name in names if name.startswith("lenet_jax.core")}
+            assert of_core <= {"lenet_jax.core.split"}, path

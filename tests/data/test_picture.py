@@ -15,14 +15,14 @@ def save(path, pixels: np.ndarray | Image.Image, **options):
     return path
 
 
-def seen(path, **options) -> np.ndarray:
+def centred(path, **options) -> np.ndarray:
     return picture.center(picture.read(path), **options).astype(int)
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
     """The correlation of two pictures: 1 is the same.
 
-    One of them may lie a pixel aside: a centre of mass between two pixels goes to either.
+    One of them may be shifted by a pixel: a centre of mass between two pixels goes to either.
     """
     moves = [np.roll(a, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return max(np.corrcoef(moved.ravel(), b.ravel())[0, 1] for moved in moves)
@@ -106,12 +106,12 @@ def test_the_same_digit_in_any_form_is_the_same_input(form, tmp_path):
         options = {"exif": exif}
     path = save(tmp_path / f"form{suffix}", pixels, **options)
     expected = picture.center(THREE.astype(np.float32))
-    assert likeness(seen(path), expected) > 0.985
+    assert likeness(centred(path), expected) > 0.985
 
 
 def test_a_bar_of_ink_on_nothing_is_no_card(tmp_path):
     path = save(tmp_path / "bar.png", BAR, transparency=255)
-    assert likeness(seen(path), picture.center(BAR.astype(np.float32))) > 0.985
+    assert likeness(centred(path), picture.center(BAR.astype(np.float32))) > 0.985
 
 
 @pytest.mark.parametrize("factor", [0.3, 1, 7])
@@ -119,7 +119,9 @@ def test_the_size_of_the_picture_does_not_matter(factor, tmp_path):
     side = round(160 * factor)
     image = Image.fromarray(THREE).resize((side, side))
     image.save(tmp_path / "three.png")
-    assert likeness(seen(tmp_path / "three.png"), picture.center(THREE.astype(np.float32))) > 0.98
+    assert (
+        likeness(centred(tmp_path / "three.png"), picture.center(THREE.astype(np.float32))) > 0.98
+    )
 
 
 def test_a_digit_lies_in_its_box_with_its_centre_of_mass_in_the_middle():
@@ -130,7 +132,7 @@ def test_a_digit_lies_in_its_box_with_its_centre_of_mass_in_the_middle():
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
         assert image.max() == 255
         centre = np.array([image.sum(1) @ np.arange(32), image.sum(0) @ np.arange(32)])
-        np.testing.assert_allclose(centre / image.sum(), 16, atol=0.51)  # a whole pixel's half
+        np.testing.assert_allclose(centre / image.sum(), 16, atol=0.51)  # half a pixel
 
 
 def test_noise_and_shadow_change_little():
@@ -155,7 +157,7 @@ def test_ink_on_the_border_is_not_taken_for_background():
 
 
 def test_mnists_own_digits_come_back_as_they_are(mnist_dir):
-    images = data.load("mnist", str(mnist_dir)).test_images[:500]
+    images = data.load("mnist", str(mnist_dir)).test.images[:500]
     again = [picture.center(image[2:-2, 2:-2, 0].astype(np.float32)) for image in images]
     # Up to a fifth of the ink's level is not worth a wider box.
     same = np.abs(np.array(again).astype(int) - images).max(axis=(1, 2, 3)) <= 255 / 5
@@ -181,7 +183,7 @@ def test_without_centring_a_data_sets_image_keeps_its_pixels(tmp_path):
             np.testing.assert_array_equal(picture.fit(picture.read(path)), expected)
 
 
-def test_without_centring_a_picture_is_scaled_as_a_whole():
+def test_without_centring_all_of_a_picture_is_scaled():
     image = picture.fit(np.pad(INK, ((0, 0), (0, 160))).astype(np.float32))[:, :, 0]
     assert image[:, 16:].sum() == 0
     assert image[:, :16].sum() > 0

@@ -8,37 +8,70 @@ from pathlib import Path
 
 import browser
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_digits import DRAWN, Point, drag, on_screen
 from PIL import Image, ImageDraw
 
-from lenet_jax import data, train
-from lenet_jax.core.epoch import predict
+from lenet_jax import data
+from lenet_jax.core import seeds
+from lenet_jax.core.epoch import predict, train_epoch
 from lenet_jax.core.model import LeNet
+from lenet_jax.core.optimizers import make_optimizer
+from lenet_jax.core.step import create_train_state
 from lenet_jax.data import picture
-from lenet_jax.interop import pytorch as interchange
-from lenet_jax.interop import web as draw
-from lenet_jax.run import trained
-from lenet_jax.run.settings import Settings
+from lenet_jax.data.registry import INFO
+from lenet_jax.interop import pytorch, web
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 from tutorial_net import Net
+
+
+def train(split: data.Split, epochs: int) -> dict:
+    """The parameters of a LeNet after a few epochs."""
+    state = create_train_state(seeds.init_key(0), make_optimizer("adam", learning_rate=3e-3))
+    for epoch in range(epochs):
+        state, _ = train_epoch(state, split, seeds.epoch_key(0, epoch))
+    return state.params
+
+
+def page_of(params: dict, dataset: data.Dataset, about: str = "A LeNet.") -> str:
+    mean, std = dataset.train.mean, dataset.train.std
+    return web.page(params, mean=mean, std=std, dataset=dataset.name, about=about).decode()
+
+
+DIGITS = data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def digits_params() -> dict:
+    return train(DIGITS.train, epochs=2)
+
 
 # --- the file ---
 
 
 @pytest.fixture(scope="module")
-def page(tiny_run) -> str:
-    return draw.page(trained.load(tiny_run)).decode()
+def page(digits_params) -> str:
+    return page_of(digits_params, DIGITS)
 
 
-def test_the_parameters_are_in_it_to_the_bit(page, tiny_run):
-    content = json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])
-    expected = jax.tree.map(draw.encode, trained.load(tiny_run).params)
-    assert content["params"] == expected
+def content(page: str) -> dict:
+    return json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])
+
+
+def test_the_parameters_are_in_it_to_the_bit(page, digits_params):
+    assert content(page)["params"] == jax.tree.map(web.encode, digits_params)
     assert "{{" not in page
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_it_has_the_normalization_and_what_the_registry_says_of_the_data_set(name, digits_params):
+    dataset = dataclasses.replace(DIGITS, name=name)
+    found = content(page_of(digits_params, dataset, about="What it learnt."))
+    expected = {field: getattr(INFO[name], field) for field in ("box", "pen", "by_mass")}
+    expected |= {"mean": DIGITS.train.mean, "std": DIGITS.train.std, "about": "What it learnt."}
+    assert {field: found[field] for field in expected} == expected
 
 
 def test_it_names_no_other_file_or_address(page):
@@ -51,15 +84,8 @@ def test_it_names_no_other_file_or_address(page):
     assert sources == {"'none'", "'unsafe-inline'", "data:"}
 
 
-def test_no_text_can_end_the_script(tiny_run, monkeypatch):
-    monkeypatch.setattr(draw, "about", lambda run: "</script><b>")
-    assert draw.page(trained.load(tiny_run)).count(b"</script>") == 2
-
-
-@pytest.mark.parametrize("name", data.DATASETS)
-def test_each_data_set_has_a_frame(name):
-    frame = draw.FRAMES[name]
-    assert frame.pen < frame.box <= data.SIDE
+def test_no_text_can_end_the_script(digits_params):
+    assert page_of(digits_params, DIGITS, about="</script><b>").count("</script>") == 2
 
 
 # --- in a browser ---
@@ -67,7 +93,7 @@ def test_each_data_set_has_a_frame(name):
 
 @pytest.fixture
 def on_digits(window, page, tmp_path) -> browser.Browser:
-    """The page of the tiny run, just opened."""
+    """The page of a network of digits, just opened."""
     (tmp_path / "page.html").write_text(page)
     window.open(tmp_path / "page.html")
     return window
@@ -78,30 +104,28 @@ def logits_on(window: browser.Browser, images: np.ndarray) -> np.ndarray:
     return np.array(window.evaluate(f"{pixels}.map((p) => Array.from(forward(p).logits))"))
 
 
-def our_logits(run: trained.TrainedRun, images: np.ndarray) -> np.ndarray:
-    return np.asarray(predict(LeNet(), run.params, jnp.asarray(images), **run.scaling))
+def test_its_logits_are_ours(on_digits, digits_params):
+    expected = predict(LeNet(), digits_params, first(DIGITS.test, 100))
+    found = logits_on(on_digits, DIGITS.test.images[:100])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_its_logits_are_ours(on_digits, tiny_run):
-    images = data.load("digits").test_images[:100]
-    wanted = our_logits(trained.load(tiny_run), images)
-    np.testing.assert_allclose(logits_on(on_digits, images), wanted, rtol=0, atol=1e-5)
+def first(split: data.Split, count: int) -> data.Split:
+    return split._replace(images=split.images[:count], labels=split.labels[:count])
 
 
-def test_its_feature_maps_are_pytorchs(on_digits, tiny_run):
-    run = trained.load(tiny_run)
-    image = data.load("digits").test_images[0]
+def test_its_feature_maps_are_pytorchs(on_digits, digits_params):
+    image, mean, std = DIGITS.test.images[0], DIGITS.test.mean, DIGITS.test.std
     net = Net()
-    state = interchange.to_state_dict(run.params)
+    state = pytorch.to_state_dict(digits_params)
     net.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
-    x = torch.from_numpy(image[None, None, :, :, 0] / 255 - run.config["data"]["mean"])
-    x = (x / run.config["data"]["std"]).float()
-    first = torch.relu(net.conv1(x))
-    second = torch.relu(net.conv2(torch.max_pool2d(first, 2)))
-    for name, maps in (("conv1", first), ("conv2", second)):
-        seen = on_digits.evaluate(f"Array.from(forward({image.ravel().tolist()}).{name})")
-        wanted = maps[0].permute(1, 2, 0).detach().numpy()
-        np.testing.assert_allclose(np.reshape(seen, wanted.shape), wanted, rtol=0, atol=1e-5)
+    x = torch.from_numpy((image[None, None, :, :, 0] / 255 - mean) / std).float()
+    conv1 = torch.relu(net.conv1(x))
+    conv2 = torch.relu(net.conv2(torch.max_pool2d(conv1, 2)))
+    for name, maps in (("conv1", conv1), ("conv2", conv2)):
+        found = on_digits.evaluate(f"Array.from(forward({image.ravel().tolist()}).{name})")
+        expected = maps[0].permute(1, 2, 0).detach().numpy()
+        np.testing.assert_allclose(np.reshape(found, expected.shape), expected, rtol=0, atol=1e-5)
 
 
 def test_it_loads_nothing_and_complains_of_nothing(on_digits):
@@ -132,34 +156,34 @@ FORMS = {
 
 
 @pytest.fixture(scope="module")
-def mnist_run(mnist_dir, tmp_path_factory) -> trained.TrainedRun:
-    """A network that has seen a third of MNIST once."""
-    dataset, path = data.load("mnist", str(mnist_dir)), tmp_path_factory.mktemp("mnist_run")
-    third = {name: getattr(dataset, name)[:20_000] for name in ("train_images", "train_labels")}
-    dataset = dataclasses.replace(dataset, **third)
-    settings = train.resolve(Settings(dataset="mnist", epochs=1, learning_rate=3e-3), dataset)
-    train.fit(settings, dataset, path, lambda line: None)
-    return trained.load(path)
+def mnist(mnist_dir) -> data.Dataset:
+    return data.load("mnist", str(mnist_dir))
 
 
 @pytest.fixture(scope="module")
-def mnist_page(mnist_run, tmp_path_factory) -> Path:
+def mnist_params(mnist) -> dict:
+    """Of a network that has seen a third of MNIST once."""
+    return train(first(mnist.train, 20_000), epochs=1)
+
+
+@pytest.fixture(scope="module")
+def mnist_page(mnist_params, mnist, tmp_path_factory) -> Path:
     page = tmp_path_factory.mktemp("page") / "page.html"
-    page.write_bytes(draw.page(mnist_run))
+    page.write_text(page_of(mnist_params, mnist))
     return page
 
 
 @pytest.fixture
 def on_mnist(window, mnist_page) -> browser.Browser:
-    """The page of the MNIST run, just opened."""
+    """The page of the MNIST network, just opened."""
     window.open(mnist_page)
     return window
 
 
-def test_its_logits_are_ours_on_mnist(on_mnist, mnist_run, mnist_dir):
-    images = data.load("mnist", str(mnist_dir)).test_images[:100]
-    wanted = our_logits(mnist_run, images)
-    np.testing.assert_allclose(logits_on(on_mnist, images), wanted, rtol=0, atol=1e-4)
+def test_its_logits_are_ours_on_mnist(on_mnist, mnist_params, mnist):
+    expected = predict(LeNet(), mnist_params, first(mnist.test, 100))
+    found = logits_on(on_mnist, mnist.test.images[:100])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,25 +204,26 @@ def test_a_finger_draws_as_the_mouse_does(on_mnist, mnist_page):
 
 
 def test_the_drawing_is_framed_as_predict_frames_a_picture_of_it(on_digits):
-    frame = json.dumps(dataclasses.asdict(draw.FRAMES["mnist"]))
+    info = INFO["mnist"]
+    frame = json.dumps({"box": info.box, "pen": info.pen, "by_mass": info.by_mass})
     on_digits.evaluate(f"Object.assign(run, {frame}), 0")
-    for digit in DRAWN.keys() - {1}:  # predict makes its width, of 2.4 pixels, a whole number
+    for digit in DRAWN.keys() - {1}:  # predict rounds its width, 2.4 pixels, to an integer
         strokes = json.dumps(DRAWN[digit])
         framed = np.reshape(on_digits.evaluate(f"Array.from(frame({strokes}))"), (32, 32))
-        wanted = picture.center(pictured(DRAWN[digit])).astype(float)[..., 0]
-        moved = [  # the centre of mass may lie between two pixels
-            np.roll(wanted, shift, axis=(0, 1)) for shift in itertools.product((-1, 0, 1), repeat=2)
+        expected = picture.center(pictured(DRAWN[digit]), info.box).astype(float)[..., 0]
+        shifted = [  # the centre of mass may lie between two pixels
+            np.roll(expected, by, axis=(0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)
         ]
-        difference = min(np.abs(framed - wanted).mean() for wanted in moved)
-        assert difference < 8, digit  # half a pixel to the side is 6.5, a whole one 15
+        difference = min(np.abs(framed - one).mean() for one in shifted)
+        assert difference < 8, digit  # a shift by half a pixel gives 6.5, by one 15
         assert np.abs(mass(framed) - 16).max() <= 0.51, digit
 
 
 def pictured(strokes: list[list[Point]]) -> np.ndarray:
     """A drawing in black on white, with a pen of the same width to its size."""
-    frame, image = draw.FRAMES["mnist"], Image.new("L", (600, 600), 255)
+    info, image = INFO["mnist"], Image.new("L", (600, 600), 255)
     points = np.concatenate(strokes)
-    width = 400 * np.ptp(points, axis=0).max() * frame.pen / (frame.box - frame.pen)
+    width = 400 * np.ptp(points, axis=0).max() * info.pen / (info.box - info.pen)
     for stroke in strokes:
         inked = [(100 + 400 * x, 100 + 400 * y) for x, y in stroke]
         ImageDraw.Draw(image).line(inked, fill=0, width=round(width), joint="curve")
@@ -260,11 +285,11 @@ def test_it_shows_ten_probabilities_and_the_maps_of_both_convolutions(on_digits)
 def test_undo_takes_the_last_stroke_and_clear_takes_all(undo, clear, on_digits):
     empty = shown(on_digits)
     drag(on_digits, DRAWN[4][:1])
-    first = shown(on_digits)
+    one_stroke = shown(on_digits)
     drag(on_digits, DRAWN[4][1:])
-    assert shown(on_digits) != first
+    assert shown(on_digits) != one_stroke
     undo(on_digits)
-    assert shown(on_digits) == first
+    assert shown(on_digits) == one_stroke
     drag(on_digits, DRAWN[4][1:])
     clear(on_digits)
     assert shown(on_digits) == empty
@@ -282,7 +307,7 @@ def test_it_follows_the_systems_light_and_dark(on_digits):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1600])
-def test_nothing_lies_beside_the_screen(width, on_digits, tmp_path):
+def test_nothing_is_wider_than_the_screen(width, on_digits, tmp_path):
     on_digits.open(tmp_path / "page.html", width, 800)
     drag(on_digits, DRAWN[3])
     on_digits.settle()
