@@ -1,13 +1,12 @@
-"""Parameters to and from PyTorch: as arrays, and as the files that state dicts are kept in.
+"""Parameters to and from PyTorch: as arrays, and as the files in which state dicts are saved.
 
-PyTorch keeps convolution kernels as [out, in, height, width] and dense ones as [out, in], and its
+PyTorch stores convolution kernels as [out, in, height, width] and dense ones as [out, in], and its
 `flatten` orders the 400 features channel-major; ours are HWIO, [in, out] and channel-minor. Only
 this module knows.
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-LARGEST_FILE = 2**24  # bytes; a state dict of this network has 250,000
+from lenet_jax.files import expand_user
+
+MAX_FILE_BYTES = 2**24  # a state dict of this network has 250,000
 
 _CONVS = ("conv1", "conv2")
 _DENSE = ("fc1", "fc2", "fc3")
@@ -61,7 +62,7 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     """The inverse of `to_state_dict`; values may be anything `np.asarray` takes, tensors too.
 
     Raises:
-      ValueError: an array is missing, left over, or of another shape than LeNet's.
+      ValueError: an array is missing, unknown, or of another shape than LeNet's.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
     missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
@@ -89,7 +90,7 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
 def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
     """`to_state_dict` as the content of a safetensors file.
 
-    `mean` and `std` go into its metadata: without them the parameters are of no use.
+    `mean` and `std` go into its metadata: without them the parameters are useless.
     """
     from safetensors.numpy import save
 
@@ -100,16 +101,16 @@ def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
 def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str]:
     """Parameters from a file with the tutorial's state dict, and the SHA-256 of the file.
 
-    A `.safetensors` file, or a `.pt` or `.pth` one, which PyTorch reads and runs no code from.
-    Other floats than float32 are rounded to it.
+    A `.safetensors` file, or a `.pt` or `.pth` one, which PyTorch reads without running code from
+    it. Floating-point arrays of other types than float32 are converted to it.
 
     Raises:
       ValueError: it cannot be read or is not that state dict; the message names --init_from.
     """
-    path = Path(os.path.expanduser(path))  # a ~ of nobody stays, and is not there
+    path = expand_user(path, "--init_from")
     try:
         size = path.stat().st_size
-        if size > LARGEST_FILE:
+        if size > MAX_FILE_BYTES:
             raise ValueError(f"{size:,} bytes are too many for the tutorial's network")
         if path.suffix not in _READ:
             raise ValueError(f"the name must end in one of {', '.join(_READ)}")
@@ -137,8 +138,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load(path.read_bytes())
     except SafetensorError as error:
-        raise ValueError(f"is not a whole safetensors file ({error})") from error
-    except KeyError as error:  # bfloat16 and younger ones
+        raise ValueError(f"is not an intact safetensors file ({error})") from error
+    except KeyError as error:  # bfloat16 and newer types
         raise ValueError(f"NumPy has no {error.args[0]}: save it as float32") from error
 
 
@@ -152,7 +153,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()  # an OSError from here on is about the content
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever occurs to its readers of zip, tar and restricted pickle
+    except Exception as error:  # its readers of zip, tar and restricted pickle raise anything
         raise ValueError(
             "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
         ) from error
@@ -160,15 +161,15 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)
     }
     if not tensors or len(tensors) < len(state):
-        raise ValueError("holds something else than a state dict: save net.state_dict()")
+        raise ValueError("holds something other than a state dict: save net.state_dict()")
     return {key: _array(key, value) for key, value in tensors.items()}
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:
     try:
         return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
-    except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
-        raise ValueError(f"{name} is no plain tensor: save a dense one, of float32") from error
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, on the meta device
+        raise ValueError(f"{name} is not a plain tensor: save a dense one, of float32") from error
 
 
 _READ = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

@@ -138,18 +138,18 @@ def spoiled(change: str) -> dict:
 FAULTS = {
     "a.pt": (lambda path: torch.save(make_net(0), path), r"save net.state_dict\(\), not the net"),
     "b.pt": (lambda path: torch.save({"a": Attack()}, path), "weights_only"),
-    "c.pt": (lambda path: torch.save({"net": {}}, path), "something else than a state dict"),
-    "d.pt": (lambda path: torch.save([1, 2], path), "something else than a state dict"),
+    "c.pt": (lambda path: torch.save({"net": {}}, path), "something other than a state dict"),
+    "d.pt": (lambda path: torch.save([1, 2], path), "something other than a state dict"),
     "e.pt": (lambda path: path.write_bytes(b"no"), "does not read it"),
     "f.pt": (lambda path: None, r"cannot be read \(No such file or directory\)"),
     "g.pt": (lambda path: path.mkdir(), r"cannot be read \(Is a directory\)"),
-    "h.safetensors": (lambda path: path.write_bytes(b"no"), "not a whole safetensors file"),
+    "h.safetensors": (lambda path: path.write_bytes(b"no"), "not an intact safetensors file"),
     "i.safetensors": (lambda path: path.write_bytes(bytes(2**24 + 1)), "16,777,217 bytes are too"),
     "j.npz": (lambda path: path.touch(), "must end in one of .safetensors, .pt, .pth"),
     "k.pt": (lambda path: torch.save(spoiled("infinite"), path), "fc1.bias .* not finite"),
     "l.pt": (lambda path: torch.save(spoiled("integers"), path), "fc1.bias is int32"),
-    "p.pt": (lambda path: torch.save(spoiled("sparse"), path), "fc1.weight is no plain tensor"),
-    "q.pt": (lambda path: torch.save(spoiled("meta"), path), "fc1.bias is no plain tensor"),
+    "p.pt": (lambda path: torch.save(spoiled("sparse"), path), "fc1.weight is not a plain tensor"),
+    "q.pt": (lambda path: torch.save(spoiled("meta"), path), "fc1.bias is not a plain tensor"),
     "m.safetensors": (lambda path: save_file(spoiled("missing"), path), "missing .*fc2.bias"),
     "o.safetensors": (lambda path: save_file(spoiled("bfloat16"), path), "NumPy has no BF16"),
     "n.safetensors": (lambda path: save_file(spoiled("transposed"), path), "fc3.weight has shape"),
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_such_state_dict_is_a_sentence_with_the_flag(name, tmp
 
 
 def test_the_home_of_nobody_is_no_file():
-    with pytest.raises(ValueError, match=r"^--init_from=~nobody-at-all/a\.pt: cannot be read"):
+    with pytest.raises(ValueError, match=r"^--init_from=~nobody-at-all/a\.pt: there is no such home"):
         read_params("~nobody-at-all/a.pt")
 
 

@@ -1,0 +1,35 @@
+"""A trained network as a StableHLO module, which JAX runs without this package.
+
+It takes the pixels as they are, uint8 [batch, 32, 32, 1], white on black and any number of images,
+and returns float32 logits [batch, 10]: what `epoch.predict` computes. The parameters and the run's
+mean and standard deviation are inside, so that whoever takes the file elsewhere cannot normalise
+differently.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lenet_jax.core.epoch import normalize
+from lenet_jax.core.model import IMAGE_SHAPE, LeNet
+from lenet_jax.core.ops import conv_relu_pool_plain
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def to_stablehlo(params: Mapping[str, Any], mean: float, std: float) -> bytes:
+    """The function as `jax.export` serializes it: StableHLO with a calling convention.
+
+    It runs with JAX alone, on any of `PLATFORMS`: `jax.export.deserialize(content).call(pixels)`.
+    """
+    # The reference implementation: the fast one is written for the vector lanes of a CPU.
+    model = LeNet(conv_relu_pool=conv_relu_pool_plain)
+
+    def logits(pixels: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, normalize(pixels, mean, std))
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    pixels = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
+    return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(pixels).serialize()
