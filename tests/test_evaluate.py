@@ -24,7 +24,7 @@ def measured(tiny_run, tmp_path_factory) -> Path:
 
 
 def predictions(run: trained.TrainedRun, dataset: data.Dataset) -> np.ndarray:
-    pixels = dataset.test_images.astype(np.float32) / 255
+    pixels = dataset.test.images.astype(np.float32) / 255
     pixels = (pixels - run.config["data"]["mean"]) / run.config["data"]["std"]
     logits = LeNet().apply({"params": run.params}, jnp.asarray(pixels, jnp.float32))
     return np.asarray(logits).argmax(1)
@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_runs_last_epoch(measured):
 def test_the_confusions_are_those_of_a_plain_forward_pass(measured):
     run, dataset = trained.load(measured), data.load("digits")
     expected = np.zeros((10, 10), int)
-    np.add.at(expected, (dataset.test_labels, predictions(run, dataset)), 1)
+    np.add.at(expected, (dataset.test.labels, predictions(run, dataset)), 1)
     result = json.loads((measured / "evaluation.json").read_text())
     assert result["confusion_matrix"] == expected.tolist()
     recall = expected.diagonal() / expected.sum(1)
@@ -95,7 +95,8 @@ def test_other_images_of_the_same_name_are_told_and_leave_the_runs_numbers(
     before = (path / "evaluation.json").read_bytes()
     assert json.loads(before)["note"] == ""
     digits = data.load("digits")
-    other = dataclasses.replace(digits, test_images=digits.test_images[::-1].copy())
+    reversed_test = digits.test._replace(images=digits.test.images[::-1].copy())
+    other = dataclasses.replace(digits, test=reversed_test)
     monkeypatch.setattr(data, "load", lambda *args, **kwargs: other)
     evaluate.main(["evaluate", f"--workdir={path}"])
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
@@ -133,4 +134,4 @@ def test_a_result_that_cannot_be_written_is_code_1_after_the_table(tiny_run, tmp
     assert exit_info.value.code == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {path / 'evaluation.json'}: cannot be written to")
-    assert "taken for" in said.out
+    assert "predicted" in said.out

@@ -6,20 +6,18 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lenet_jax import data, export
-from lenet_jax.core.epoch import predict
-from lenet_jax.core.model import LeNet
-from lenet_jax.interop import web as draw
+from lenet_jax.interop import web
 from lenet_jax.run import trained
+from lenet_jax.run.measure import predict_logits
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 from tutorial_net import Net
 
-PIXELS = data.load("digits").test_images[:100]
+PIXELS = data.load("digits").test.images[:100]
 
 
 @pytest.fixture
@@ -31,8 +29,7 @@ def run_path(tiny_run, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def wanted(tiny_run) -> np.ndarray:
     """Our logits [100, 10]."""
-    run = trained.load(tiny_run)
-    return np.asarray(predict(LeNet(), run.params, jnp.asarray(PIXELS), **run.scaling))
+    return np.asarray(predict_logits(trained.load(tiny_run), PIXELS))
 
 
 def command(*flags: object) -> None:
@@ -84,7 +81,14 @@ def test_each_format_gives_the_runs_logits_elsewhere(
 def test_html_is_the_page_of_the_run(run_path, capsys):
     command(f"--workdir={run_path}", "--format=html")
     file = run_path / "export" / "lenet.html"
-    assert file.read_bytes() == draw.page(trained.load(run_path))
+    run = trained.load(run_path)
+    about = (
+        "LeNet of 61,706 parameters, trained on digits for 44 steps, "
+        f"test accuracy {run.metrics[-1]['test_accuracy']:.2%}."
+    )
+    assert file.read_bytes() == web.page(
+        run.params, **run.normalization, dataset="digits", about=about
+    )
     assert capsys.readouterr().out.endswith("open it in a browser, from wherever it lies\n")
 
 
@@ -144,4 +148,4 @@ def test_a_name_that_is_too_long_is_code_1_with_the_flag(tiny_run, tmp_path, cap
     with pytest.raises(SystemExit) as ended:
         command(f"--workdir={tiny_run}", "--format=torch", f"--output={file}")
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith(f"error: --output={file}: cannot be written (")
+    assert capsys.readouterr().err.startswith(f"error: --output={file}: cannot be written to (")

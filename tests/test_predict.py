@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lenet_jax import data, evaluate, predict, train
+from lenet_jax import data, predict, train
 from lenet_jax.data import picture
 from lenet_jax.run import trained
+from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.settings import Settings
 
 
@@ -20,7 +21,7 @@ def folder(tmp_path):
     """Ten pictures: the first test image of each digit, in a folder with a file that is none."""
     dataset = data.load("digits")
     for digit in range(10):
-        image = dataset.test_images[np.flatnonzero(dataset.test_labels == digit)[0]]
+        image = dataset.test.images[np.flatnonzero(dataset.test.labels == digit)[0]]
         Image.fromarray(image[:, :, 0]).save(tmp_path / f"{digit}.PNG")
     (tmp_path / "notes.txt").write_text("not a picture")
     return tmp_path
@@ -40,13 +41,13 @@ def ask(capsys, *argv: object) -> tuple[list[str], list[str], int]:
 def test_the_probabilities_are_the_networks(tiny_run, folder, capsys):
     out, err, code = ask(capsys, f"--workdir={tiny_run}", "--json", "--nocenter", folder)
     answers = [json.loads(line) for line in out]
-    run, dataset = trained.load(tiny_run), data.load("digits")
-    images = [dataset.test_images[np.flatnonzero(dataset.test_labels == i)[0]] for i in range(10)]
-    logits = np.asarray(evaluate.classify(run, np.stack(images)), np.float64)
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    run, test = trained.load(tiny_run), data.load("digits").test
+    images = [test.images[np.flatnonzero(test.labels == i)[0]] for i in range(10)]
+    logits = np.asarray(predict_logits(run, np.stack(images)), np.float64)
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert (err, code) == ([], 0)
     assert [answer["file"] for answer in answers] == [str(folder / f"{i}.PNG") for i in range(10)]
-    for answer, expected in zip(answers, shares, strict=True):
+    for answer, expected in zip(answers, probs, strict=True):
         np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-4)
         order = expected.argsort()[::-1]
         assert [answer["prediction"], answer["runner_up"]] == order[:2].tolist()
@@ -129,12 +130,9 @@ def test_a_wrong_question_is_one_line_and_code_2(argv, words, capsys):
 def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
     """A short training on 12,800 handwritten digits is enough to read most of ten fonts'."""
     dataset = data.load("mnist", str(mnist_dir))
+    first = lambda split, n: split._replace(images=split.images[:n], labels=split.labels[:n])
     part = dataclasses.replace(
-        dataset,
-        train_images=dataset.train_images[:12800],
-        train_labels=dataset.train_labels[:12800],
-        test_images=dataset.test_images[:1000],
-        test_labels=dataset.test_labels[:1000],
+        dataset, train=first(dataset.train, 12800), test=first(dataset.test, 1000)
     )
     settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
     train.fit(train.resolve(settings, part), part, tmp_path, lambda line: None)
@@ -148,5 +146,5 @@ def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
                 )
                 images.append(predict.prepare(tmp_path / "x.png", run))
                 labels.append(digit)
-    right = predict.probabilities(run, images).argmax(1) == labels
+    right = predict.predict_probs(run, images).argmax(1) == labels
     assert right.mean() >= 0.93

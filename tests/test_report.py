@@ -9,13 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from test_evaluate import write_idx
 
-from lenet_jax import LeNet, data, report
+from lenet_jax import report
 from lenet_jax.run import folder as workdir
 from lenet_jax.run import trained
 
@@ -97,52 +94,19 @@ def test_numbers_settings_and_runs_are_there(reported, page):
         assert words in page.text
 
 
-def test_the_table_of_runs_has_the_settings_that_differ(tiny_run, tmp_path):
+def test_the_settings_that_differ_are_those_that_affect_results(tiny_run, tmp_path):
     runs = []
     for rate, name in ((0.1, "a"), (0.2, "b")):
         run = trained.load(tiny_run)
         settings = {**run.config["settings"], "learning_rate": rate, "workdir": name}
-        runs.append(
-            trained.TrainedRun(
-                tmp_path / name, 1, run.params, {**run.config, "settings": settings}, []
-            )
-        )
-    page = Page(report._comparison(runs))
-    assert page.text == "The runsrunepochstest accuracytest losslearning_ratea---0.1b---0.2" + (
-        "Their curves are below; everything else is about the first."
-    )
-
-
-def test_layers_see_what_the_plain_network_does(tiny_run):
-    run, image = trained.load(tiny_run), data.load("digits").test_images[3]
-    seen = report.seen(run, image)
-    shapes = {"conv1": (14, 14, 6), "conv2": (5, 5, 16), "fc1": (120,), "fc2": (84,)}
-    assert {name: array.shape for name, array in seen.items()} == shapes
-    mean, std = run.config["data"]["mean"], run.config["data"]["std"]
-    logits = LeNet().apply(
-        {"params": run.params}, (jnp.asarray(image, float)[None] / 255 - mean) / std
-    )
-    last = run.params["fc3"]
-    np.testing.assert_allclose(
-        seen["fc2"] @ last["kernel"] + last["bias"], logits[0], rtol=1e-4, atol=1e-5
-    )
-    feed = jax.nn.relu(
-        seen["conv2"].ravel() @ run.params["fc1"]["kernel"] + run.params["fc1"]["bias"]
-    )
-    np.testing.assert_allclose(seen["fc1"], feed, rtol=1e-4, atol=1e-5)
-
-
-def test_the_worst_mistakes_are_those_that_gave_their_label_least():
-    shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
-    assert report.worst(shares, np.array([0, 0, 0, 1])).tolist() == [1, 2]
-    many = np.tile([[0.9, 0.1]], (99, 1))
-    assert len(report.worst(many, np.ones(99, int))) == report.WORST
+        runs.append(dataclasses.replace(run, config={**run.config, "settings": settings}))
+    assert report.differing_settings(runs) == [{"learning_rate": 0.1}, {"learning_rate": 0.2}]
 
 
 def test_runs_of_the_same_name_are_called_by_their_paths(tiny_run, tmp_path):
     runs = [trained.load(shutil.copytree(tiny_run, tmp_path / name / "run")) for name in "ab"]
-    assert report.names(runs) == [str(tmp_path / name / "run") for name in "ab"]
-    assert report.names(runs[:1]) == ["run"]
+    assert report.run_names(runs) == [str(tmp_path / name / "run") for name in "ab"]
+    assert report.run_names(runs[:1]) == ["run"]
 
 
 @pytest.mark.parametrize(

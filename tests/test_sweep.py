@@ -1,13 +1,15 @@
+"""The command from outside: how it ends, and what it leaves."""
+
 import errno
 import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from lenet_jax import data, sweep
 from lenet_jax.run import folder as workdir
+from lenet_jax.run import grid
 from lenet_jax.viz import figures
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
@@ -15,121 +17,20 @@ FLAGS = [f"--{name}={value}" for name, value in SMALL.items()]
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
+def swept(tmp_path_factory):
+    path, digits = tmp_path_factory.mktemp("sweep"), data.load("digits")
+    grid.run(grid.resolve(grid.SweepSettings(**SMALL, slice_size=4), digits), digits, path)
+    return path
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory, digits):
-    path = tmp_path_factory.mktemp("sweep")
-    settings = sweep.resolve(sweep.SweepSettings(**SMALL, slice_size=4), digits)
-    return path, settings, sweep.run(settings, digits, path)
-
-
-def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
-    settings = sweep.SweepSettings(optimizers="sgd,adam", learning_rates="0.1,0.2", seeds=3)
-    slices = sweep.plan(settings)
-    assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
-    assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
-    assert max(len(part.cells) for part in sweep.plan(sweep.SweepSettings())) <= 8
-
-
-def test_a_rate_is_tried_once_and_two_that_are_nearly_the_same_have_files_of_their_own(tmp_path):
-    settings = sweep.SweepSettings(
-        optimizers="sgd", learning_rates="0.1,0.10000001,0.1", seeds=2, slice_size=2
-    )
-    assert settings.rates("sgd") == [0.1, 0.10000001]
-    assert len({part.file(tmp_path) for part in sweep.plan(settings)}) == 2
-
-
-@pytest.mark.parametrize("count", [1437, 60_000])
-def test_the_held_out_sixth_has_all_classes_though_the_images_are_sorted_by_them(count):
-    held_out, rest = sweep.split(count)
-    assert len(held_out) == count // 6
-    assert sorted([*held_out, *rest]) == list(range(count))
-    classes = np.bincount(np.arange(count)[held_out] * 10 // count, minlength=10)
-    assert classes.min() > 0.5 * len(held_out) / 10
-    np.testing.assert_array_equal(held_out, sweep.split(count)[0])
-
-
-def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):
-    _, settings, records = swept
-    assert [(r["optimizer"], r["learning_rate"], r["seed"]) for r in records] == [
-        (part.optimizer, *cell) for part in sweep.plan(settings) for cell in part.cells
+def test_the_table_has_the_accuracies_the_best_and_what_diverged():
+    row = {"optimizer": "sgd", "seeds": 2, "diverged": 0}
+    best = row | {"learning_rate": 0.2, "mean": 0.96, "sd": 0.0141, "best": True}
+    lost = row | {"learning_rate": 0.4, "mean": None, "sd": None, "best": False, "diverged": 1}
+    assert [line.split()[2:] for line in sweep.format_table([best, lost]).splitlines()[1:]] == [
+        ["96.00", "±", "1.41", "%", "best"],
+        ["1", "of", "2", "diverged"],
     ]
-    # A step of 1e20 leaves no finite number in sgd's network.
-    for record in records:
-        if (record["optimizer"], record["learning_rate"]) == ("sgd", 1e20):
-            assert not record["finite"]
-    healthy = [record for record in records if record["learning_rate"] == 1e-3]
-    assert all(record["finite"] and np.isfinite(record["loss_curve"]).all() for record in healthy)
-
-
-def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):
-    path, settings, records = swept
-    trained, train_slice = [], sweep.train_slice
-
-    def counted(settings, part, dataset, report):
-        trained.append(part.optimizer)
-        return train_slice(settings, part, dataset, report)
-
-    monkeypatch.setattr(sweep, "train_slice", counted)
-    assert sweep.run(settings, digits, path) == records
-    assert trained == []
-    lost = sweep.plan(settings)[1]
-    lost.file(path / "slices").unlink()
-    again = sweep.run(settings, digits, path)
-    assert trained == [lost.optimizer]
-    assert json.dumps(again) == json.dumps(records)
-
-
-def test_a_sweep_that_goes_on_keeps_its_description_and_says_what_has_changed(
-    swept, digits, monkeypatch
-):
-    path, settings, _ = swept
-    began = workdir.read_config(path)
-    now = began | {"machine": began["machine"] | {"cores": 1000}}
-    monkeypatch.setattr(workdir, "describe", lambda *_: now)
-    lines = []
-    sweep.run(settings, digits, path, lines.append)
-    assert workdir.read_config(path) == began
-    assert [line for line in lines if "since the sweep began" in line and "to 1000" in line]
-
-
-def test_another_sweep_in_its_folder_is_refused_by_name(swept, digits):
-    path, _, _ = swept
-    other = sweep.resolve(sweep.SweepSettings(**SMALL | {"seeds": 3}), digits)
-    with pytest.raises(ValueError, match="--seeds is 3 here but the run in"):
-        sweep.run(other, digits, path)
-
-
-def test_the_summary_is_numpys_mean_and_deviation_and_the_best_of_each_optimizer():
-    record = lambda optimizer, rate, accuracy, finite=True: {
-        "optimizer": optimizer,
-        "learning_rate": rate,
-        "accuracy": accuracy,
-        "finite": finite,
-        "loss_curve": [1.0, 0.5],
-    }
-    records = [
-        *(record("sgd", 0.1, a) for a in (0.90, 0.92)),
-        *(record("sgd", 0.2, a) for a in (0.95, 0.97)),
-        *(record("sgd", 0.4, a, a != 0.1) for a in (0.99, 0.1)),
-        record("adam", 0.1, 0.5),
-    ]
-    rows = sweep.summarise(records)
-    assert [row["best"] for row in rows] == [False, True, False, True]
-    assert rows[0]["mean"] == pytest.approx(0.91)
-    assert rows[0]["sd"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
-    assert rows[2]["mean"] is None
-    (lost,) = sweep.summarise([record("sgd", 0.1, 0.0)])
-    assert lost["best"]
-    text = sweep.describe(rows)
-    assert "96.00 ± 1.41 %   best" in text
-    assert "1 of 2 diverged" in text
-    error, loss = figures.sweep(rows, records).axes
-    assert len(error.containers) == 2
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), [1.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -165,18 +66,16 @@ def test_ctrl_c_before_there_is_a_folder_is_one_line(monkeypatch, capsys):
 
 
 def test_a_disk_that_is_full_at_the_end_is_one_line(swept, monkeypatch, capsys):
-    path, _, _ = swept
-
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(figures, "sweep", full)
-    assert run_main(f"--workdir={path}", *FLAGS) == 1
+    assert run_main(f"--workdir={swept}", *FLAGS) == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swept):
-    path, _, _ = swept
+    path = swept
     for file in (path / "slices").glob("sgd-*"):
         file.unlink()
     ended = subprocess.run(

@@ -1,6 +1,6 @@
 """Numbers to figures. No window is opened and no global state of matplotlib is left changed.
 
-C is the number of classes, M the bins of a calibration.
+C is the number of classes, M of the bins of a reliability diagram.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-FEW = 10  # images in a bin of the calibration
+FEW = 10  # images in a bin of the reliability diagram
 INK, BLUE, RED = "#22303c", "#2468b2", "#c8452f"
 COLOURS = (BLUE, "#e08a1e", "#2e8b6f", RED, "#7a55b0", "#6b7680")
 STYLE = {
@@ -70,7 +70,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def confusion(matrix: np.ndarray) -> Figure:
-    """A confusion matrix [C, C] with its counts; the darker, the larger the share of the row."""
+    """A confusion matrix [C, C] with its counts; darker cells hold a larger share of their row."""
     figure = Figure((4.8, 4.6), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -80,7 +80,12 @@ def confusion(matrix: np.ndarray) -> Figure:
         if count:
             colour = "white" if shares[row, column] > 0.15 else INK
             axes.text(column, row, f"{count:,}", ha="center", va="center", size=8, color=colour)
-    axes.set(xlabel="taken for", ylabel="is", xticks=range(len(matrix)), yticks=range(len(matrix)))
+    axes.set(
+        xlabel="predicted label",
+        ylabel="true label",
+        xticks=range(len(matrix)),
+        yticks=range(len(matrix)),
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -93,17 +98,19 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges, there = np.linspace(0, 1, len(count) + 1), count > 0
     centres, width = (edges[:-1] + edges[1:]) / 2, edges[1] * 0.92
-    above.plot([0, 1], [0, 1], "--", color="#8894a0", lw=1, label="as sure as right")
+    above.plot([0, 1], [0, 1], "--", color="#8894a0", lw=1, label="perfect calibration")
     many, few = count >= FEW, there & (count < FEW)
     above.bar(centres[many], accuracy[many], width, color=BLUE, alpha=0.15)
     above.plot(confidence[many], accuracy[many], "o-", color=BLUE, ms=4, label="the network")
-    if few.any():  # chance decides where they are
+    if few.any():  # where they lie is chance
         style = {"color": BLUE, "markerfacecolor": "white", "ms": 4, "label": f"under {FEW} images"}
         above.plot(confidence[few], accuracy[few], "o", clip_on=False, **style)
-    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     above.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
     below.bar(centres[there], count[there], width, color=BLUE)
-    below.set(ylabel="images", xlabel="confidence: the probability of the answer", yscale="log")
+    below.set(
+        ylabel="images", xlabel="confidence: the probability of the predicted label", yscale="log"
+    )
     below.set_ylim(bottom=0.7)
     for axes in (above, below):
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -113,7 +120,7 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def filters(kernel: np.ndarray) -> Figure:
-    """The filters of a first layer, [k, k, 1, K], on one scale: red adds, blue takes away."""
+    """The filters of a first layer, [k, k, 1, K], on one scale: red positive, blue negative."""
     figure = Figure((10, 2.1), layout="constrained")
     bound = np.abs(kernel).max()
     row = figure.subplots(1, kernel.shape[-1])
@@ -125,64 +132,62 @@ def filters(kernel: np.ndarray) -> Figure:
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
-def layers(image: np.ndarray, seen: Mapping[str, np.ndarray], probabilities: np.ndarray) -> Figure:
-    """What becomes of one image [H, W], from left to right.
+def layers(image: np.ndarray, activations: Mapping[str, np.ndarray], probs: np.ndarray) -> Figure:
+    """An image [H, W] on its way through the network, from left to right.
 
     Args:
-      seen: the layers' outputs, [h, w, K] or [K].
-      probabilities: [C].
+      activations: the layers' outputs, [h, w, K] or [K].
+      probs: [C].
     """
     shown = {"input": image} | {
         name: _montage(array) if array.ndim == 3 else array.reshape(-1, 6)
-        for name, array in seen.items()
+        for name, array in activations.items()
     }
     figure = Figure((11, 2.9), layout="constrained")
-    # As wide as they are, so that all are of one height.
-    widths = [*(picture.shape[1] / picture.shape[0] for picture in shown.values()), 0.9]
-    *pictures, last = figure.subplots(1, len(widths), width_ratios=widths)
-    for axes, (name, picture) in zip(pictures, shown.items(), strict=True):
-        shape = seen[name].shape if name in seen else image.shape
-        axes.imshow(picture, cmap="magma" if name in seen else "gray", vmin=0)
+    # Widths in proportion to the arrays', so that all are of one height.
+    widths = [*(array.shape[1] / array.shape[0] for array in shown.values()), 0.9]
+    *images, last = figure.subplots(1, len(widths), width_ratios=widths)
+    for axes, (name, array) in zip(images, shown.items(), strict=True):
+        shape = activations.get(name, image).shape
+        axes.imshow(array, cmap="magma" if name in activations else "gray", vmin=0)
         _bare(axes, f"{name}\n{' x '.join(map(str, shape))}")
-    classes = np.arange(len(probabilities))
-    best = classes == probabilities.argmax()
-    last.barh(classes, probabilities, color=np.where(best, BLUE, "#9db4cc"))
-    last.set(xlim=(0, 1), yticks=classes, title="answer\nprobabilities")
+    classes = np.arange(len(probs))
+    best = classes == probs.argmax()
+    last.barh(classes, probs, color=np.where(best, BLUE, "#9db4cc"))
+    last.set(xlim=(0, 1), yticks=classes, title="output\nprobabilities")
     last.invert_yaxis()
     last.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
-def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, columns: int = 8
-) -> Figure:
-    """Images [N, H, W] that were taken for something else than their labels [N].
+def mistakes(images: np.ndarray, labels: np.ndarray, probs: np.ndarray, columns: int = 8) -> Figure:
+    """Images [N, H, W] with their predicted labels, which are not their true labels [N].
 
     Args:
-      probabilities: [N, C].
+      probs: [N, C].
     """
     rows = max(1, -(-len(images) // columns))
     figure = Figure((10, 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(images) :]:
         axes.set_axis_off()
-    for axes, image, label, shares in zip(grid, images, labels, probabilities, strict=False):
+    for axes, image, label, prob in zip(grid, images, labels, probs, strict=False):
         axes.imshow(image, cmap="gray")
-        taken = shares.argmax()
-        _bare(axes, f"{taken}  {shares[taken]:.1%}")
+        predicted = prob.argmax()
+        _bare(axes, f"{predicted}  {prob[predicted]:.1%}")
         axes.title.set_color(RED)
-        axes.set_xlabel(f"is {label}  {shares[label]:.1%}", size=9)
+        axes.set_xlabel(f"true {label}  {prob[label]:.1%}", size=9)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> Figure:
-    """The settings of `sweep.summarise`, and how the best of each optimizer learned.
+    """The held-out error of each setting, and the learning curves of each optimizer's best.
 
     Args:
-      rows: one a setting: optimizer, learning_rate, mean, sd, best.
-      records: one a network: optimizer, learning_rate, loss_curve.
+      rows: one per setting: optimizer, learning_rate, mean, sd, best.
+      records: one per network: optimizer, learning_rate, loss_curve.
     """
     figure = Figure((10, 3.9), layout="constrained")
     error, loss = figure.subplots(1, 2)
@@ -218,7 +223,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
     error.yaxis.set_major_formatter(PercentFormatter(1))
     error.yaxis.set_minor_formatter(PercentFormatter(1))
     error.tick_params(axis="y", which="minor", labelsize=7)
-    loss.set(yscale="log", xlabel="share of the training", title="training loss at the best rate")
+    loss.set(yscale="log", xlabel="part of the training", title="training loss at the best rate")
     loss.set_ylim(top=1)
     loss.xaxis.set_major_formatter(PercentFormatter(1))
     loss.yaxis.set_major_formatter("{x:g}")
@@ -233,7 +238,7 @@ def _bare(axes: Axes, title: str) -> None:
 
 
 def _montage(maps: np.ndarray) -> np.ndarray:
-    """[h, w, K] as one picture, nearly square, with empty lines between the maps."""
+    """[h, w, K] as one image, nearly square, with empty lines between the maps."""
     height, width, count = maps.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

@@ -1,0 +1,111 @@
+"""Measures a trained run on a test split: logits, and everything `evaluate` and `report` show.
+
+N is the number of images, C of classes, M of the bins of a reliability diagram.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lenet_jax import data
+from lenet_jax.core import epoch, losses, metrics
+from lenet_jax.core.model import LeNet
+from lenet_jax.core.step import LossFn
+from lenet_jax.run import folder as workdir
+from lenet_jax.run.trained import TrainedRun
+
+
+def load_data(
+    run: TrainedRun,
+    name: str | None = None,
+    data_dir: str | None = None,
+    log: Callable[[str], None] = print,
+) -> data.Dataset:
+    """The data set `name`, or the run's own from where the run had it.
+
+    Raises:
+      ValueError: it cannot be had.
+    """
+    own = run.config["data"]["name"]
+    # The run's folder may hold IDX files, which do not say which data set they belong to.
+    folder = data_dir or (run.config["settings"]["data_dir"] if name in (None, own) else None)
+    return data.load(name or own, folder, log)
+
+
+def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
+    """Logits [N, C] of uint8 images [N, 32, 32, 1], normalised as the run's were in training."""
+    split = data.Split(jnp.asarray(images), None, **run.normalization)
+    return epoch.predict(LeNet(), run.params, split)
+
+
+@partial(jax.jit, static_argnames="loss_fn")
+def measure_logits(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> dict[str, Any]:
+    """Every metric of logits [N, C] with labels [N]; the names are those of the JSON file."""
+    log_probs = jax.nn.log_softmax(logits)
+    probs = jnp.exp(log_probs)
+    confusion = metrics.confusion_matrix(jnp.argmax(logits, axis=-1), labels)  # [C, C]
+    precision, recall = metrics.precision_recall(confusion)
+    count, confidence, accuracy = metrics.reliability(probs, labels)  # [M] each
+    return {
+        "accuracy": metrics.accuracy(logits, labels),
+        "loss": loss_fn(logits, labels),
+        "negative_log_likelihood": metrics.negative_log_likelihood(log_probs, labels),
+        "calibration_error": metrics.calibration_error(probs, labels),
+        "precision": precision,
+        "recall": recall,
+        "confusion_matrix": confusion,
+        "reliability": {"count": count, "confidence": confidence, "accuracy": accuracy},
+    }
+
+
+def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> dict[str, Any]:
+    """The metrics of a run's logits [N, C] on a data set's test split, as JSON.
+
+    NaN (the recall of a class without images) becomes None.
+    """
+    name = run.config["settings"]["loss"]
+    labels = jnp.asarray(dataset.test.labels)
+    measured = measure_logits(logits, labels, losses.CLASSIFICATION[name])
+    head = {
+        "step": run.step,
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "test_images": len(labels),
+        "loss_name": name,
+        "note": _data_note(run, dataset),
+    }
+    return head | {key: jax.tree.map(_plain, value) for key, value in measured.items()}
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """The numbers that one asks for first, from what `measure_run` returns."""
+    likelihood = (
+        ""
+        if result["loss_name"] == "cross_entropy"  # which is the likelihood
+        else f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
+    )
+    return (
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['loss_name']})"
+        f"{likelihood}, calibration error {result['calibration_error']:.2%}"
+    )
+
+
+def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
+    """A line if the images differ from the run's of the same name; else nothing."""
+    own = run.config["data"]
+    if dataset.name != own["name"] or workdir.data_digest(dataset) == own.get("sha256"):
+        return ""
+    return f"note: the images are not those that the run had from {own['source']}"
+
+
+def _plain(array: jax.Array) -> Any:
+    values = np.asarray(array).tolist()
+    if isinstance(values, list):
+        return [_plain(np.asarray(value)) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values

@@ -1,0 +1,176 @@
+"""A trained network as one HTML page that needs no network connection: page.html, filled in.
+
+N is the number of test images, C of classes.
+"""
+
+import base64
+import importlib.resources
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lenet_jax.core import epoch
+from lenet_jax.core.model import LeNet
+from lenet_jax.core.split import Split
+from lenet_jax.files import add_path_to_oserror, atomic_write
+
+MAX_MISTAKES = 32
+
+Records = Sequence[Mapping[str, Any]]  # one object per epoch, as in metrics.jsonl
+
+
+def activations(params: Mapping[str, Any], split: Split) -> dict[str, np.ndarray]:
+    """The output of each hidden layer after its ReLU, for the first image of a split."""
+    image = epoch.normalize(jnp.asarray(split.images[:1]), split.mean, split.std)
+    _, state = LeNet().apply({"params": params}, image, capture_intermediates=True)
+    outputs = {name: state["intermediates"][name]["__call__"][0][0] for name in params}
+    return {name: np.maximum(outputs[name], 0) for name in ("conv1", "conv2", "fc1", "fc2")}
+
+
+def worst_mistakes(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Indices of the mistakes, those with the least probability for the true label first.
+
+    Args:
+      probs: [N, C].
+      labels: [N].
+    """
+    wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
+    return wrong[np.argsort(probs[wrong, labels[wrong]], kind="stable")][:MAX_MISTAKES]
+
+
+def draw(
+    params: Mapping[str, Any],
+    split: Split,
+    logits: jax.Array,
+    result: Mapping[str, Any],
+    records: Mapping[str, Records],
+) -> dict[str, bytes]:
+    """The figures of the page as PNG files, by name.
+
+    Args:
+      split: the test split, with the normalization that the network was trained with.
+      logits: [N, C], the network's for `split`.
+      result: what `run.measure.measure_run` returns.
+      records: each run's, by the name that its curve has.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+    """
+    from lenet_jax.viz import figures
+
+    images, labels = np.asarray(split.images)[..., 0], np.asarray(split.labels)
+    probs = np.asarray(jax.nn.softmax(logits))
+    worst = worst_mistakes(probs, labels)
+    bins = (np.array(result["reliability"][key]) for key in ("count", "confidence", "accuracy"))
+    drawn = {
+        "curves": figures.curves(records),
+        "confusion": figures.confusion(np.array(result["confusion_matrix"])),
+        "calibration": figures.calibration(*bins),
+        "filters": figures.filters(np.asarray(params["conv1"]["kernel"])),
+        "layers": figures.layers(images[0], activations(params, split), probs[0]),
+        "mistakes": figures.mistakes(images[worst], labels[worst], probs[worst]),
+    }
+    return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def render(
+    figures: Mapping[str, bytes],
+    result: Mapping[str, Any],
+    *,
+    first_label: int,
+    paths: Sequence[str],
+    epochs: int | None,
+    config: Mapping[str, Any],
+    compared: str = "",
+) -> str:
+    """The HTML page. Whatever comes from a file is escaped.
+
+    Args:
+      figures: from `draw`.
+      result: what `run.measure.measure_run` returns.
+      first_label: of the first test image.
+      paths: of the runs' folders. epochs: of the first run. config: as in its config.json.
+      compared: from `comparison`, if there are several runs.
+    """
+    count, confusion = result["test_images"], np.array(result["confusion_matrix"])
+    wrong = int(count - confusion.trace())
+    texts = {
+        **{name: result[name] for name in ("dataset", "source", "note", "loss_name")},
+        **{name: f"{result[name]:.2%}" for name in ("accuracy", "calibration_error")},
+        **{"loss": f"{result['loss']:.4f}", "step": f"{result['step']:,}", "epochs": epochs},
+        **{"paths": " · ".join(paths), "test_images": f"{count:,}", "label": first_label},
+        **{"shown": min(wrong, MAX_MISTAKES), "wrong": wrong},
+    }
+    parts = {name: value for name, value in config.items() if isinstance(value, dict)}
+    return Template(
+        importlib.resources.files("lenet_jax.viz").joinpath("page.html").read_text("utf-8")
+    ).substitute(
+        {name: _text(value) for name, value in texts.items()},
+        **{name: base64.b64encode(png).decode() for name, png in figures.items()},
+        settings="".join(_section(name, values) for name, values in parts.items()),
+        compared=compared,
+    )
+
+
+def comparison(records: Mapping[str, Records], settings: Sequence[Mapping[str, Any]]) -> str:
+    """HTML of a table with a row per run: how it ended, and the settings in which the runs differ.
+
+    Args:
+      records: each run's, by name.
+      settings: for each of them, by the setting's name.
+    """
+    head = ("run", "epochs", "test accuracy", "test loss", *settings[0])
+    rows = []
+    for (name, epochs), chosen in zip(records.items(), settings, strict=True):
+        last = epochs[-1] if epochs else {}
+        accuracy = f"{last['test_accuracy']:.2%}" if last else None
+        loss = f"{last['test_loss']:.4f}" if last else None
+        rows.append((name, last.get("epoch"), accuracy, loss, *chosen.values()))
+    return (
+        f"<h2>The runs</h2><table>{_row('th', head)}{''.join(_row('td', row) for row in rows)}"
+        "</table><p>Their curves are below; everything else is about the first.</p>"
+    )
+
+
+def write(folder: Path, html: str, figures: Mapping[str, bytes]) -> Path:
+    """Writes the page and its figures into `folder`, and returns the page's path.
+
+    Raises:
+      OSError: it cannot be written to; the message names the file.
+    """
+    with add_path_to_oserror(folder):
+        folder.mkdir(exist_ok=True)
+    for name, png in figures.items():
+        atomic_write(folder / f"{name}.png", png)
+    file = folder / "index.html"
+    # In ASCII, since a folder's name may be of bytes that are not UTF-8.
+    atomic_write(file, html.encode("ascii", "xmlcharrefreplace"))
+    return file
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=160, facecolor="white")
+    return stream.getvalue()
+
+
+def _section(title: str, values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in values.items()
+    )
+    return f"<div><h3>{_text(title)}</h3><table>{rows}</table></div>"
+
+
+def _row(tag: str, cells: Iterable[Any]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else escape(str(value))

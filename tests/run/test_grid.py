@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+
+from lenet_jax import data
+from lenet_jax.run import folder as workdir
+from lenet_jax.run import grid
+from lenet_jax.viz import figures
+
+SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, digits):
+    path = tmp_path_factory.mktemp("sweep")
+    settings = grid.resolve(grid.SweepSettings(**SMALL, slice_size=4), digits)
+    return path, settings, grid.run(settings, digits, path)
+
+
+def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
+    settings = grid.SweepSettings(optimizers="sgd,adam", learning_rates="0.1,0.2", seeds=3)
+    slices = grid.plan(settings)
+    assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
+    assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
+    assert max(len(part.cells) for part in grid.plan(grid.SweepSettings())) <= 8
+
+
+def test_a_rate_is_tried_once_and_two_that_are_nearly_the_same_have_files_of_their_own(tmp_path):
+    settings = grid.SweepSettings(
+        optimizers="sgd", learning_rates="0.1,0.10000001,0.1", seeds=2, slice_size=2
+    )
+    assert settings.rates("sgd") == [0.1, 0.10000001]
+    assert len({part.file(tmp_path) for part in grid.plan(settings)}) == 2
+
+
+@pytest.mark.parametrize("count", [1437, 60_000])
+def test_the_held_out_sixth_has_all_classes_though_the_images_are_sorted_by_them(count):
+    held_out, rest = grid.split_indices(count)
+    assert len(held_out) == count // 6
+    assert sorted([*held_out, *rest]) == list(range(count))
+    classes = np.bincount(np.arange(count)[held_out] * 10 // count, minlength=10)
+    assert classes.min() > 0.5 * len(held_out) / 10
+    np.testing.assert_array_equal(held_out, grid.split_indices(count)[0])
+
+
+def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):
+    _, settings, records = swept
+    assert [(r["optimizer"], r["learning_rate"], r["seed"]) for r in records] == [
+        (part.optimizer, *cell) for part in grid.plan(settings) for cell in part.cells
+    ]
+    # A step of 1e20 leaves no finite number in sgd's network.
+    for record in records:
+        if (record["optimizer"], record["learning_rate"]) == ("sgd", 1e20):
+            assert not record["finite"]
+    healthy = [record for record in records if record["learning_rate"] == 1e-3]
+    assert all(record["finite"] and np.isfinite(record["loss_curve"]).all() for record in healthy)
+
+
+def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):
+    path, settings, records = swept
+    trained, train_slice = [], grid.train_slice
+
+    def counted(settings, part, dataset, log_updates):
+        trained.append(part.optimizer)
+        return train_slice(settings, part, dataset, log_updates)
+
+    monkeypatch.setattr(grid, "train_slice", counted)
+    assert grid.run(settings, digits, path) == records
+    assert trained == []
+    lost = grid.plan(settings)[1]
+    lost.file(path / "slices").unlink()
+    again = grid.run(settings, digits, path)
+    assert trained == [lost.optimizer]
+    assert json.dumps(again) == json.dumps(records)
+
+
+def test_a_sweep_that_goes_on_keeps_its_config_and_says_what_has_changed(
+    swept, digits, monkeypatch
+):
+    path, settings, _ = swept
+    began = workdir.read_config(path)
+    now = began | {"machine": began["machine"] | {"cores": 1000}}
+    monkeypatch.setattr(workdir, "make_config", lambda *_: now)
+    lines = []
+    grid.run(settings, digits, path, lines.append)
+    assert workdir.read_config(path) == began
+    assert [line for line in lines if "since the sweep began" in line and "to 1000" in line]
+
+
+def test_another_sweep_in_its_folder_is_refused_by_name(swept, digits):
+    path, _, _ = swept
+    other = grid.resolve(grid.SweepSettings(**SMALL | {"seeds": 3}), digits)
+    with pytest.raises(ValueError, match="--seeds is 3 here but the run in"):
+        grid.run(other, digits, path)
+
+
+def test_the_summary_is_numpys_mean_and_standard_deviation_and_the_best_of_each_optimizer():
+    record = lambda optimizer, rate, accuracy, finite=True: {
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "accuracy": accuracy,
+        "finite": finite,
+        "loss_curve": [1.0, 0.5],
+    }
+    records = [
+        *(record("sgd", 0.1, a) for a in (0.90, 0.92)),
+        *(record("sgd", 0.2, a) for a in (0.95, 0.97)),
+        *(record("sgd", 0.4, a, a != 0.1) for a in (0.99, 0.1)),
+        record("adam", 0.1, 0.5),
+    ]
+    rows = grid.summarise(records)
+    assert [row["best"] for row in rows] == [False, True, False, True]
+    assert rows[0]["mean"] == pytest.approx(0.91)
+    assert rows[0]["sd"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
+    assert rows[2]["mean"] is None
+    (lost,) = grid.summarise([record("sgd", 0.1, 0.0)])
+    assert lost["best"]
+    assert rows[1]["sd"] == pytest.approx(0.0141, abs=1e-4)
+    assert (rows[2]["diverged"], rows[2]["seeds"]) == (1, 2)
+    error, loss = figures.sweep(rows, records).axes
+    assert len(error.containers) == 2
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [1.0, 0.5])
