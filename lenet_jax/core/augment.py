@@ -65,7 +65,8 @@ def augment(
         draws, arrows = (lax.dynamic_slice_in_dim(a, first, batch, -1) for a in (draws, arrows))
     angle = jnp.deg2rad(config.rotation * draws[0])
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
-    shear, scale_y, scale_x = config.shear * draws[1], *(1 + config.scale * draws[2:4])
+    shear = config.shear * draws[1]
+    scale_y, scale_x = 1 + config.scale * draws[2], 1 + config.scale * draws[3]
     # Where a pixel comes from, seen from the centre: turned, then sheared, then scaled. Less where
     # it is, that is a sum of y, x and 1 for each axis.
     affine = [

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
@@ -24,7 +25,7 @@ from lenet_jax.core.augment import AugmentConfig, augment
 from lenet_jax.core.jit import jit
 from lenet_jax.core.sharding import BATCH
 from lenet_jax.core.split import Split
-from lenet_jax.core.step import LossFn, Metrics, TrainState, update
+from lenet_jax.core.step import LossFn, Metrics, TrainState, apply, update
 
 
 def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
@@ -63,7 +64,7 @@ def run_steps(
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
         pixels = split.images[order[i]]  # [B, 32, 32, 1]
-        if augment_config is not None:
+        if augment_config is not None and key is not None:
             step_key = jax.random.fold_in(key, i)
             pixels = augment(step_key, pixels, augment_config, axis_name=axis_name)
         batch = {
@@ -171,7 +172,7 @@ def check_split(split: Split) -> None:
         )
 
 
-def _check_images(images: ArrayLike) -> None:
+def _check_images(images: jax.Array | np.ndarray) -> None:
     if images.dtype != jnp.uint8:
         raise TypeError(
             f"images must be uint8 pixels from 0 to 255, got {images.dtype}: they are divided by "
@@ -208,16 +209,15 @@ def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 10
     _check_images(split.images)
 
     def forward(images: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, normalize(images, split.mean, split.std))
+        return apply(model, params, normalize(images, split.mean, split.std))
 
-    images = split.images
+    images = jnp.asarray(split.images)
     full, rest = divmod(len(images), batch_size)
     batches = images[: full * batch_size].reshape(full, batch_size, *images.shape[1:])
-    logits = lax.map(forward, batches).reshape(full * batch_size, -1) if full else None
-    if not rest:
-        return logits
-    last = forward(images[full * batch_size :])
-    return last if logits is None else jnp.concatenate([logits, last])
+    parts = [lax.map(forward, batches).reshape(full * batch_size, -1)] if full else []
+    if rest:
+        parts.append(forward(images[full * batch_size :]))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 @partial(jit, static_argnames=("batch_size", "loss_fn"))

@@ -10,13 +10,9 @@ from jax.extend.core import get_opaque_trace_state
 
 from lenet_jax.core import ops
 
-P, R = ParamSpec("P"), TypeVar("R")
-_TOP = get_opaque_trace_state()
-
-
-def at_top() -> bool:
-    """Whether nothing is being traced."""
-    return get_opaque_trace_state() == _TOP
+P = ParamSpec("P")
+R = TypeVar("R")
+_TOP = get_opaque_trace_state()  # nothing is being traced
 
 
 def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
@@ -29,7 +25,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     inner = jax.jit(function, **options)
 
     @functools.cache
-    def outer() -> Callable[P, R]:  # asks for the backend at the first call, not at the import
+    def outer() -> jax.stages.Wrapped:  # asks for the backend at the first call, not at the import
         on_cpu = jax.default_backend() == "cpu"
         chosen = _known(tuple(ops.CPU_COMPILER_OPTIONS.items())) if on_cpu else None
         return jax.jit(function, compiler_options=chosen, **options)
@@ -39,9 +35,9 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (outer() if at_top() else inner)(*args, **kwargs)
+        return (outer() if get_opaque_trace_state() == _TOP else inner)(*args, **kwargs)
 
-    call.lower = lower
+    call.lower = lower  # type: ignore[attr-defined]
     return call
 
 

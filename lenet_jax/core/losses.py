@@ -113,7 +113,7 @@ def cross_entropy(
     elif ignore_index >= 0:
         raise ValueError(f"ignore_index {ignore_index} needs integer class labels [B] as targets")
     else:
-        (logits, targets), kept = _same_shape(logits, targets), True
+        (logits, targets), kept = _same_shape(logits, targets), jnp.array(True)
     weight = _class_weights(weight, logits)  # [1, C]
     smooth = jnp.where(kept, optax.smooth_labels(targets, label_smoothing), 0)  # [B, C]
     # The safe form takes 0 * log 0 as 0: a logit of -inf rules a class out, as in torch.

@@ -8,7 +8,7 @@ B is the batch. 61,706 parameters in 10 arrays:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -112,7 +112,7 @@ class LeNet(nn.Module):
         op = self.conv_relu_pool or fastest
         # One draw for all: a draw for each array takes ten times as long to compile.
         sizes = (156, 2_416, 48_120, 10_164, 850)
-        draws = (None,) * len(sizes)
+        draws: Sequence[jax.Array | None] = (None,) * len(sizes)
         if self.is_initializing():
             draws = jnp.split(draw(self.make_rng("params"), sum(sizes)), np.cumsum(sizes)[:-1])
         self.conv1 = ConvReluPool(1, 6, 5, op, draws[0])

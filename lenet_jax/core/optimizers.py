@@ -93,7 +93,7 @@ def make_optimizer(
     if callable(learning_rate):
         if schedule is not None:
             raise ValueError("learning_rate is a schedule already: leave schedule out")
-        learning_rate, schedule = 1.0, learning_rate
+        schedule, learning_rate = learning_rate, 1.0
     if schedule is not None and not callable(schedule):
         raise ValueError(f"schedule must be a function of the step, got {schedule!r}")
     if learning_rate is None:
@@ -220,16 +220,16 @@ def _template(
     name: str, hyperparams: tuple[str, ...], centered: bool, schedule: Schedule | None
 ) -> optax.GradientTransformationExtraArgs:
     """One transformation a structure: its `update` reads every number from the state."""
-    rule = {
+    rules: dict[str, Callable[..., Any]] = {
         "sgd": _sgd,
         "nesterov": _nesterov,
         "adam": _adam,
         "adamw": _adamw,
         "rmsprop": partial(_rmsprop, centered),
-    }[name]
+    }
     # partial hides the schedule from inject_hyperparams, which would take it for a number.
-    tx = optax.inject_hyperparams(partial(rule, schedule))(**dict.fromkeys(hyperparams, 0.0))
-    # As one program: the dozens of arrays one by one take half a second the first time.
+    tx = optax.inject_hyperparams(partial(rules[name], schedule))(**dict.fromkeys(hyperparams, 0.0))
+    # Compiled as one: the dozens of arrays one by one take half a second the first time.
     return optax.GradientTransformationExtraArgs(jax.jit(tx.init), tx.update)
 
 

@@ -24,7 +24,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
 from lenet_jax.core.sharding import MEMBERS, make_member_mesh, replicate, shard
 from lenet_jax.core.split import Split
-from lenet_jax.core.step import Metrics, TrainState, create_train_state
+from lenet_jax.core.step import LossFn, Metrics, TrainState, create_train_state
 
 CHUNKS_PER_EPOCH = 10  # of an epoch: how often `train` reports, and the points of its curves
 
@@ -116,9 +116,10 @@ def num_members(members: MemberConfig) -> int:
     3
     """
     members = _arrays(members)
-    if members.seed.ndim != 1 or not members.seed.size:
-        raise ValueError(f"members.seed must be [N], a seed for each, got {members.seed!r}")
-    count = len(members.seed)
+    seed = np.asarray(members.seed)
+    if seed.ndim != 1 or not seed.size:
+        raise ValueError(f"members.seed must be [N], a seed for each, got {seed!r}")
+    count = len(seed)
     lengths = {len(leaf) for leaf in jax.tree.leaves(members) if leaf.ndim}
     if lengths != {count}:
         raise ValueError(f"the fields of members have different lengths: {sorted(lengths)}")
@@ -164,7 +165,7 @@ def epoch_orders(
 ) -> jax.Array:
     """Each member's order in epoch `number`, int32 [N, S, B]; [S, B] if they share it."""
 
-    def one(seed: jax.Array) -> jax.Array:
+    def one(seed: ArrayLike) -> jax.Array:
         return epoch.epoch_order(seeds.epoch_key(seed, number), num_examples, batch_size=batch_size)
 
     return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
@@ -197,7 +198,8 @@ def train_steps(
 
     def one(member: MemberConfig, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
         split, number, start, stop = shared
-        loss_fn, augmentation = losses.cross_entropy, {}
+        loss_fn: LossFn = losses.cross_entropy
+        augmentation: dict[str, Any] = {}
         if member.label_smoothing is not None:
             loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
         if member.augment is not None:
@@ -250,9 +252,9 @@ def _arrays(members: MemberConfig) -> MemberConfig:
     """Its numbers as arrays: to JAX a list is none, but a tree. A tuple in the settings is one."""
     is_list = lambda value: isinstance(value, list)
     settings = jax.tree.map(np.asarray, members.optimizer_settings, is_leaf=is_list)
-    fields = members._replace(optimizer_settings=None)
-    arrays = (None if field is None else np.asarray(field) for field in fields)
-    return MemberConfig(*arrays)._replace(optimizer_settings=settings)
+    fields = members._replace(optimizer_settings=None)._asdict()
+    arrays = {name: np.asarray(field) for name, field in fields.items() if field is not None}
+    return members._replace(**arrays, optimizer_settings=settings)
 
 
 def _iter_chunks(steps: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,9 @@
 """A split of a data set, as everything that trains or measures takes it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -12,7 +14,7 @@ class Split(NamedTuple):
     test split too: a network sees other images normalised as it was trained.
     """
 
-    images: ArrayLike  # uint8 [N, 32, 32, 1]
-    labels: ArrayLike | None  # int32 [N]; None if they are not known
+    images: jax.Array | np.ndarray  # uint8 [N, 32, 32, 1]
+    labels: Any  # int32 [N], likewise; None if they are not known
     mean: ArrayLike  # of the training pixels, in 0..1
     std: ArrayLike

@@ -8,7 +8,7 @@ it reads.
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -28,8 +28,7 @@ Metrics = dict[str, jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """What a step reads and writes; a pytree, so `jax.vmap` and `jax.lax.scan` carry it.
 
     `model` and `tx` are static: a jitted function compiles again when they change, and only then.
@@ -84,6 +83,11 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
     return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
 
 
+def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
+    """Logits [B, 10] of normalised images [B, 32, 32, 1]."""
+    return cast(jax.Array, model.apply({"params": params}, images))
+
+
 def update(
     state: TrainState,
     batch: Batch,
@@ -113,7 +117,7 @@ def update(
         )
 
     def objective(params: Any) -> tuple[jax.Array, jax.Array]:
-        logits = state.model.apply({"params": params}, batch["image"])
+        logits = apply(state.model, params, batch["image"])
         return loss_fn(logits, batch["label"]), logits
 
     def mean_loss(params: Any) -> jax.Array:  # for optimizers that search along a line
@@ -158,7 +162,7 @@ def train_step(
 @partial(jit, static_argnames="loss_fn")
 def eval_step(state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy) -> Metrics:
     """{"loss", "accuracy"} of a batch; the state stays as it is."""
-    logits = state.model.apply({"params": state.params}, batch["image"])
+    logits = apply(state.model, state.params, batch["image"])
     return {
         "loss": loss_fn(logits, batch["label"]),
         "accuracy": metrics.accuracy(logits, batch["label"]),
