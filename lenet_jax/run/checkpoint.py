@@ -1,22 +1,28 @@
-"""Checkpoints on orbax: written whole or not at all, compared bit by bit when read.
+"""Checkpoints by orbax: written completely or not at all, and compared bit by bit when read.
 
 A checkpoint is a folder that orbax reads (`orbax.checkpoint.v1.load`), with a dictionary of pytrees
 of arrays and, in its metadata, a note (JSON). It is written under another name and renamed when all
 of it is on disk.
 
-A flipped bit in an array is noticed by no format of the JAX ecosystem, so there are digests, and a
-restore compares them: SHA256SUMS, of the files, before orbax parses them (a damaged one makes it
-fill the terminal); and one of the arrays' names, types, shapes and bytes before they were written.
+No format of the JAX ecosystem notices a flipped bit in an array. So there are digests, which a
+restore compares: SHA256SUMS, of the files, before orbax parses them; and one of the arrays' names,
+types, shapes and bytes before they were written.
+
+orbax's own `training.Checkpointer` was tried with the second digest alone. It blocks the caller for
+19 to 39 ms per save, where `Saver` takes 0.2. Of 66 damaged checkpoints it restored 37 without a
+word, as their arrays were not affected, and 16 filled the terminal; so did a full disk, with 1,052
+lines.
 
 orbax is imported when it is needed first, which for a save is not in the caller's thread.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +49,10 @@ class Checkpoint(NamedTuple):
 class Saver:
     """Saves in the background, one checkpoint at a time, and keeps the newest `keep`.
 
-    What goes wrong in the background is raised by the next `save` or `wait`, or at the end of the
-    `with` block: as an OSError whose message is a sentence. `last` is the step of the newest
-    checkpoint that is known to be whole: what is newer at the start is damaged, counts for none
-    and goes when a save has passed it.
+    An error in the background is raised by the next `save` or `wait`, or at the end of the `with`
+    block: as an OSError whose message is a sentence. `last` is the step of the newest
+    checkpoint that is known to be intact: what is newer at the start is damaged, is not counted
+    and is removed when a save has passed its step.
     """
 
     def __init__(self, folder: Path, keep: int, last: int | None = None) -> None:
@@ -85,7 +91,7 @@ class Saver:
         try:
             future.result()
         except Exception as error:
-            kept = "there is none before it" if self.last is None else f"step {self.last} is whole"
+            kept = "there is none before it" if self.last is None else f"step {self.last} is intact"
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} "
                 f"({_first_line(error)}); {kept}"
@@ -98,23 +104,29 @@ class Saver:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of a folder's checkpoints, whole or not, in order."""
+    """The steps of a folder's checkpoints, intact or not, in order."""
     names = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def newest(folder: Path, like: Tree, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, with a line to `report` for each newer one.
+def latest_valid(
+    folder: Path,
+    like: Tree,
+    log: Callable[[str], None],
+    check: Callable[[dict[str, Any]], None] | None = None,
+) -> Checkpoint | None:
+    """The latest checkpoint that is intact, with a line to `log` for each later one.
 
     Args:
-      folder: of the checkpoints; it need not be there.
+      folder: of the checkpoints; it need not exist.
       like: the parts to read, with leaves that have the shape and dtype of the array wanted.
+      check: gets the note before the arrays are read, to raise what it has against it.
 
     Returns:
       None if there are no checkpoints.
 
     Raises:
-      CheckpointError: there are some, and none is whole.
+      CheckpointError: there are some, and none is intact.
     """
     if not steps(folder):
         return None
@@ -123,31 +135,45 @@ def newest(folder: Path, like: Tree, report: Callable[[str], None]) -> Checkpoin
     damaged: set[int] = set()
     while found := sorted(set(steps(folder)) - damaged):
         try:
-            return restore(folder, found[-1], like)
+            return restore(folder, found[-1], like, check)
         except CheckpointError as error:
             if found[-1] in steps(folder):  # else a run at work has just made room for newer ones
-                report(f"a damaged checkpoint is left out: {error}")
+                log(f"a damaged checkpoint is skipped: {error}")
                 damaged.add(found[-1])
     if damaged:
         raise CheckpointError(
-            f"{folder}: none of the checkpoints there ({len(damaged)}) is whole; to train with "
+            f"{folder}: none of the checkpoints there ({len(damaged)}) is intact; to train with "
             "--noresume starts again"
         )
     return None
 
 
-def restore(folder: Path, step: int, like: Tree) -> Checkpoint:
-    """The checkpoint of `step`, checked: structure, shapes, types and content.
+def restore(
+    folder: Path, step: int, like: Tree, check: Callable[[dict[str, Any]], None] | None = None
+) -> Checkpoint:
+    """The checkpoint of `step`, verified: structure, shapes, types and content.
 
     Args:
-      folder, like: as for `newest`.
+      folder, like, check: as for `latest_valid`.
 
     Raises:
       CheckpointError: it is not there, damaged, or not of this structure.
     """
     path = _path(folder.absolute(), step)
+    with _checkpoint_errors(path):
+        metadata = _read_metadata(path)
+        note, digests = parse(metadata.custom_metadata)
+    if check is not None:
+        check(note)
+    with _checkpoint_errors(path):
+        return Checkpoint(step, _read_arrays(path, like, metadata.metadata, digests), note)
+
+
+@contextlib.contextmanager
+def _checkpoint_errors(path: Path) -> Iterator[None]:
+    """Makes what is wrong with the checkpoint in `path` a CheckpointError that names it."""
     try:
-        return Checkpoint(step, *_read(path, like))
+        yield
     except (ImportError, MemoryError, PermissionError):  # that is no damage
         raise
     except Exception as error:  # orbax, tensorstore and json raise whatever occurs to them
@@ -165,7 +191,11 @@ def _write(folder: Path, step: int, tree: Tree, note: dict[str, Any]) -> None:
     _require_room(folder, 2**20 + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     path = _path(folder, step)
     unfinished = path.with_name(path.name + UNFINISHED)
-    record = {"format": FORMAT, "note": note, "sha256": _digests(tree, note)}
+    record = {
+        "format": FORMAT,
+        "note": note,
+        "sha256": {"note": _note_digest(note)} | _digests(tree),
+    }
     ocp.save(unfinished, dict(tree), custom_metadata=record)
     (unfinished / SUMS).write_text(_sums(unfinished))
     for written in (*unfinished.rglob("*"), unfinished):
@@ -185,18 +215,24 @@ def _require_room(folder: Path, size: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def _read(path: Path, like: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_metadata(path: Path) -> Any:
+    """What orbax has written about a checkpoint, if its files are as they were written."""
     from orbax.checkpoint import v1 as ocp
 
     if not path.is_dir():
         raise CheckpointError("is not there")
     if not (path / SUMS).is_file() or (path / SUMS).read_bytes() != _sums(path).encode():
         raise CheckpointError(f"its files are not those of its {SUMS}")
-    stored = ocp.metadata(path)
-    note, digests = parse(stored.custom_metadata)
+    return ocp.metadata(path)
+
+
+def _read_arrays(
+    path: Path, like: Tree, stored: Mapping[str, Any], digests: Mapping[str, Any]
+) -> dict[str, Any]:
+    from orbax.checkpoint import v1 as ocp
+
     # Before anything is read, because what is declared is what is allocated.
-    expected = _leaves(like)
-    declared = _leaves({part: stored.metadata.get(part) for part in like})
+    expected, declared = _leaves(like), _leaves({part: stored.get(part) for part in like})
     for name in sorted(expected.keys() | declared.keys()):
         here, there = (_kind(leaves.get(name)) for leaves in (expected, declared))
         if here != there:
@@ -206,10 +242,10 @@ def _read(path: Path, like: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
     with context:
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(like))
         tree = ocp.load(path, empty)
-    for part, digest in _digests(tree, note).items():
+    for part, digest in _digests(tree).items():
         if digests.get(part) != digest:
             raise CheckpointError(f"the content of {part} is not what was saved")
-    return tree, note
+    return tree
 
 
 def parse(record: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -220,9 +256,9 @@ def parse(record: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     match record:
         case {"format": int(version)} if version != FORMAT:
-            raise CheckpointError(f"is of format {version}; this program reads format {FORMAT}")
+            raise CheckpointError(f"is of format {version}; this version reads format {FORMAT}")
         case {"format": 1, "note": dict(note), "sha256": dict(digests)}:
-            if digests.get("note") != _digests({}, note)["note"]:
+            if digests.get("note") != _note_digest(note):
                 raise CheckpointError("the content of note is not what was saved")
             return note, digests
     raise CheckpointError("its metadata are not those of a checkpoint")
@@ -240,9 +276,9 @@ def _sums(path: Path) -> str:
     )
 
 
-def _digests(tree: Tree, note: dict[str, Any]) -> dict[str, str]:
+def _digests(tree: Tree) -> dict[str, str]:
     """SHA-256 of each part, so that one part can be read and checked without the others."""
-    digests = {"note": hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()}
+    digests = {}
     for part in tree:
         digest = hashlib.sha256()
         for name, leaf in sorted(_leaves({part: tree[part]}).items()):
@@ -250,6 +286,10 @@ def _digests(tree: Tree, note: dict[str, Any]) -> dict[str, str]:
             digest.update(np.asarray(leaf).tobytes())
         digests[part] = digest.hexdigest()
     return digests
+
+
+def _note_digest(note: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:
@@ -269,7 +309,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":  # which opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,5 +1,5 @@
-"""A run's folder: `config.json`, `metrics.jsonl` (one object an epoch), `checkpoints/`, and
-`tensorboard/`, which shows in TensorBoard what is in `metrics.jsonl`.
+"""A run's folder: `config.json`, which says for people and tools what the run is, `checkpoints/`,
+whose notes decide it, and what `log` writes.
 
 One process at a time works in it: a lock on `.lock`, which ends with the process that holds it.
 """
@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import datetime
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import itertools
@@ -18,17 +17,25 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, Any
 
 import jax
+import numpy as np
 
 from lenet_jax import cli
 from lenet_jax.data import Dataset
-from lenet_jax.run import log as events
-from lenet_jax.run.settings import Settings, disagreements
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
+from lenet_jax.run.log import EVENTS, METRICS
+from lenet_jax.run.settings import diff_settings
 
-CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
-EVENTS = "tensorboard"
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -41,7 +48,7 @@ def create(folder: str | None, name: str) -> Path:
       ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = expand(folder) if folder else Path("runs") / f"{name}-{now}"
+    path = expand_user(folder, "--workdir") if folder else Path("runs") / f"{name}-{now}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
@@ -67,48 +74,36 @@ def _make_new(path: Path) -> Path:
             new = path.with_name(f"{path.name}-{next(number)}")
 
 
-def expand(folder: str, flag: str = "--workdir") -> Path:
-    """A path to write to, as a flag gives it: a shell leaves the ~ of --workdir=~/run as it is.
+def resolve_dataset_name(settings: Any) -> str | None:
+    """The data set that is asked for: if none is named, that of the run that is to be continued.
+
+    The default would not do: a download fails one day and not the next.
 
     Raises:
-      ValueError: it begins with the home folder of nobody.
-    """
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{flag}={folder}: there is no such home folder") from error
-
-
-def chosen_data(settings: Any) -> str | None:
-    """The data set that is asked for: if none is named, that of the run that is to go on.
-
-    Chosen anew it might be another one, as a download fails one day and not the next.
-
-    Raises:
-      ValueError: the run's description is damaged.
+      ValueError: the run's `config.json` is damaged.
     """
     if settings.dataset or not settings.workdir or not getattr(settings, "resume", True):
         return settings.dataset
     try:
-        config = read_config(expand(settings.workdir))
+        config = read_config(expand_user(settings.workdir, "--workdir"))
     except OSError:  # `create` says what is wrong with the folder
         return None
     return config["data"].get("name") if config else None
 
 
 @contextlib.contextmanager
-def locked(path: Path, report: Callable[[str], None] = print) -> Iterator[None]:
+def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the lock of a dead process is no lock.
 
     Raises:
       ValueError: a living process holds it.
       OSError: it cannot be written.
     """
-    with events.naming(path / LOCK):
+    with add_path_to_oserror(path / LOCK):
         file = (path / LOCK).open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             raise ValueError(
@@ -118,16 +113,22 @@ def locked(path: Path, report: Callable[[str], None] = print) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            report(f"note: the file system of {path} has no locks; see that only one run is there")
-        with events.naming(path / LOCK):
+            log(f"note: the file system of {path} has no locks; see that only one run is there")
+        with add_path_to_oserror(path / LOCK):
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
         yield
 
 
-def set_aside(path: Path) -> Path | None:
-    """Moves the run that is in a folder into a folder of its own therein, and says which."""
+def _lock(file: IO[str]) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def archive_run(path: Path) -> Path | None:
+    """Moves the run in a folder to a new folder `old-<time>` therein, which it returns."""
     run = [path / name for name in (CHECKPOINTS, METRICS, EVENTS, CONFIG) if (path / name).exists()]
     if not run:
         return None
@@ -138,18 +139,18 @@ def set_aside(path: Path) -> Path | None:
     return old
 
 
-def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
-    """What decides a run's numbers, as it stands in `config.json`."""
+def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
+    """What a run's results depend on, for its checkpoints' notes and `config.json`."""
     return {
         "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
         "settings": dataclasses.asdict(settings),
         "data": {
             "name": dataset.name,
             "source": dataset.source,
-            "training_images": len(dataset.train_labels),
-            "test_images": len(dataset.test_labels),
-            "mean": dataset.mean,
-            "std": dataset.std,
+            "training_images": len(dataset.train.labels),
+            "test_images": len(dataset.test.labels),
+            "mean": float(dataset.train.mean),
+            "std": float(dataset.train.std),
             "sha256": data_digest(dataset),
         },
         "machine": {
@@ -165,19 +166,16 @@ def describe(settings: Any, dataset: Dataset) -> dict[str, Any]:
 
 def data_digest(dataset: Dataset) -> str:
     """SHA-256 of its images and labels."""
-    arrays = (
-        *(dataset.train_images, dataset.train_labels),
-        *(dataset.test_images, dataset.test_labels),
-    )
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array)
+    for split in (dataset.train, dataset.test):
+        digest.update(np.asarray(split.images))
+        digest.update(np.asarray(split.labels))
     return digest.hexdigest()
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Writes `config.json`, in one piece or not at all."""
-    replace(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    """Writes `config.json`."""
+    atomic_write(path / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -197,20 +195,22 @@ def read_config(path: Path) -> dict[str, Any] | None:
         case {"settings": dict(), "data": dict(), "machine": dict(), "versions": dict()}:
             return config
     raise ValueError(
-        f"{file}: is not a run's description; delete it (a checkpoint holds a copy), or start "
-        "again with --noresume"
+        f"{file}: is not the config.json of a run; delete it (a checkpoint holds a copy), or "
+        "start again with --noresume"
     )
 
 
-def require_same_run(path: Path, settings: Any, now: dict[str, Any], then: dict[str, Any]) -> None:
-    """Sees that the run in `path`, which began as `then`, can go on as `now`.
+def require_same_run(
+    path: Path, settings: Any, config: dict[str, Any], stored: dict[str, Any]
+) -> None:
+    """Sees that the run in `path`, of config `stored`, can be continued with `config`.
 
     Raises:
       ValueError: another command, other settings or other data, by name.
     """
-    here, there = now["command"], then.get("command", "")
+    here, there = config["command"], stored.get("command", "")
     names = {field.name for field in dataclasses.fields(settings)}
-    if not there and (unknown := sorted(then["settings"].keys() - names)):
+    if not there and (unknown := sorted(stored["settings"].keys() - names)):
         there = f"another command, which has --{unknown[0]}"  # it is older than "command"
     if there not in ("", here):
         raise ValueError(
@@ -218,42 +218,42 @@ def require_same_run(path: Path, settings: Any, now: dict[str, Any], then: dict[
             "--workdir"
         )
     remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
-    different = disagreements(settings, then["settings"])
-    if different:
+    if different := diff_settings(settings, stored["settings"]):
         pairs = " and ".join(
             f"--{name} is {_value(here)} here but the run in {path} used {_value(there)}"
             for name, (here, there) in different.items()
         )
         raise ValueError(f"{pairs}; {remedy}")
-    if now["data"]["sha256"] != then["data"].get("sha256"):
+    ours, theirs = config["data"], stored["data"]
+    if ours["sha256"] != theirs.get("sha256"):
         raise ValueError(
-            f"the images of {now['data']['name']} from {now['data']['source']} are not those that "
-            f"the run in {path} used, from {then['data'].get('source')}; {remedy}"
+            f"the images of {ours['name']} from {ours['source']} are not those that the run in "
+            f"{path} used, from {theirs.get('source')}; {remedy}"
         )
 
 
-def extend(path: Path, settings: Settings, then: dict[str, Any], done: int) -> dict[str, Any]:
-    """The description of the run in `path`, of which `done` epochs are done, for `settings.epochs`.
+def extend(path: Path, settings: Any, stored: dict[str, Any], done: int) -> dict[str, Any]:
+    """The config of the run in `path`, of which `done` epochs are done, with `settings.epochs`.
 
     Raises:
-      ValueError: it cannot have another number of them, as its learning rate has depended on it.
+      ValueError: its learning rate depended on the number of epochs, which cannot change.
     """
-    planned = then["settings"]["epochs"]
+    planned = stored["settings"]["epochs"]
     if settings.epochs in (planned, *range(done + 1)):
-        return then
+        return stored
     if settings.schedule != "constant":
         raise ValueError(
             f"--epochs is {settings.epochs} here but the run in {path} was begun with {planned}, "
             f"and the learning rate of --schedule={settings.schedule} depends on it (that of "
             "constant does not); use another --workdir or --noresume"
         )
-    return {**then, "settings": {**then["settings"], "epochs": settings.epochs}}
+    return {**stored, "settings": {**stored["settings"], "epochs": settings.epochs}}
 
 
-def changes(now: dict[str, Any], then: dict[str, Any]) -> str:
-    """What has changed, since a run began, that changes the last bits of its numbers."""
+def environment_diff(config: dict[str, Any], stored: dict[str, Any]) -> str:
+    """What differs, of all that decides the last bits of a run's numbers."""
     pairs = [
-        (name, then[part].get(name), now[part][name])
+        (name, stored[part].get(name), config[part][name])
         for part, names in (
             ("machine", ("platform", "device", "cores")),
             ("versions", ("lenet_jax", *PACKAGES)),
@@ -263,65 +263,12 @@ def changes(now: dict[str, Any], then: dict[str, Any]) -> str:
     return ", ".join(f"{name} from {old} to {new}" for name, old, new in pairs if old != new)
 
 
-def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Adds an epoch to `metrics.jsonl`, on disk when this returns, and to the event files."""
-    file = path / METRICS
-    with events.naming(file), file.open("a") as stream:
-        stream.write(json.dumps(record) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    events.append(path / EVENTS, record)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs in `metrics.jsonl`, in order; what is not a whole line of it is left out."""
-    try:
-        lines = (path / METRICS).read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    records = {}
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):  # a line that a kill has torn
-            match json.loads(line):
-                case {"epoch": int(epoch)} as record:
-                    records[epoch] = record
-    return [records[epoch] for epoch in sorted(records)]
-
-
-def mend_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again.
-
-    TensorBoard's event files are written anew from them, so they never have an epoch twice.
-    """
-    records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
-        replace(path / METRICS, text)
-    events.begin(path / EVENTS, records)
-    return records
-
-
 def _code() -> str:
     """Which code this is: a short digest of the package's sources."""
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def replace(file: Path, text: str) -> None:
-    """Writes a file in one piece or not at all."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with events.naming(file):
-            with temporary.open("w") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-    finally:
-        with contextlib.suppress(OSError):  # it is gone if all went well
-            temporary.unlink()
 
 
 def _value(value: Any) -> str:

@@ -1,21 +1,27 @@
-"""TensorBoard's event files: `tensorboard --logdir=runs` draws the curves of all runs.
+"""A run's metrics, one object per epoch in `metrics.jsonl`, and their curves in TensorBoard's event
+files: `tensorboard --logdir=runs` draws those of all runs.
 
-tensorboardX has the messages and their checksums, without TensorFlow. It is imported at the end of
-a run's first epoch, because that takes a second where torch is installed. Its writers are not used:
-one has a thread of its own, whose errors nobody hears of, and the other cannot go on with a file.
+tensorboardX is imported at the end of a run's first epoch, because that takes over a second where
+torch is installed. Only its `RecordWriter` is used, which raises what it cannot write. The thread
+of its `SummaryWriter` does not: on a full disk it dies with a traceback in the terminal, and its
+`flush` leaves out what the thread has not come to (77 of 155 bytes of three scalars).
 """
 
 import contextlib
+import json
 import os
-import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from tensorboardX.proto.event_pb2 import Event
+from lenet_jax.files import add_path_to_oserror, atomic_write
 
+if TYPE_CHECKING:
+    from tensorboardX import RecordWriter
+
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 TAGS = {  # TensorBoard draws what has the same beginning side by side
     "loss/train": "train_loss",
     "loss/test": "test_loss",
@@ -23,69 +29,132 @@ TAGS = {  # TensorBoard draws what has the same beginning side by side
     "accuracy/test": "test_accuracy",
     "speed/images_per_second": "images_per_second",
 }
-PREFIX = "events.out.tfevents."
 
 
-def begin(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Leaves `records` of metrics.jsonl in `folder` as one event file; any other is made empty.
+class MetricsLog:
+    """Writes a run's epochs as they end.
 
-    Raises:
-      OSError: it cannot be written to.
+    Each process that works at a run has an event file of its own, which begins by telling
+    TensorBoard to forget what the files before have from its first step on (`purge_step` of other
+    writers), so no epoch is drawn twice.
     """
-    now, left = time.time(), sum(record.get("seconds", 0) for record in records)
-    content = []
-    for record in records:  # metrics.jsonl does not say when: as if there had been no pause
-        left -= record.get("seconds", 0)
-        content.append(_scalars(now - left, record))
-    with naming(folder):
-        old = list(folder.glob(f"{PREFIX}*"))
-        if records or old:
-            _new_file(folder).write_bytes(_head(now) + b"".join(content))
-        for file in old:  # a TensorBoard that is reading one that is gone would never go on
-            if file.stat().st_size:
-                os.truncate(file, 0)
-            else:
-                file.unlink()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._events: RecordWriter | None = None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._events is not None:
+            with contextlib.suppress(OSError):  # each `append` has told its own
+                self._events.close()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds an epoch, which is on disk when this returns.
+
+        Raises:
+          OSError: it cannot be written; the message names the file or folder.
+        """
+        file = self._path / METRICS
+        with add_path_to_oserror(file), file.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        with add_path_to_oserror(self._path / EVENTS):
+            if self._events is None:
+                self._events = _open_events(self._path / EVENTS, purge_step=record.get("step", 0))
+            self._events.write(_scalars(record))
+            self._events.flush()
 
 
-def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Adds an epoch to the event file in `folder`, made if it is not there.
-
-    Raises:
-      OSError: it cannot be written to.
-    """
-    with naming(folder):
-        file = max(folder.glob(f"{PREFIX}*"), default=None) or _new_file(folder)
-        with file.open("ab") as stream:
-            stream.write(b"" if stream.tell() else _head(time.time()))
-            stream.write(_scalars(time.time(), record))
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the path into the OSErrors of a block: a full disk's do not say where."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a run's `metrics.jsonl`, in order; lines that are not intact are left out."""
     try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written to ({error.strerror or error})") from error
+        lines = (path / METRICS).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    records = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):  # torn by a kill
+            match json.loads(line):
+                case {"epoch": int(epoch)} as record:
+                    records[epoch] = record
+    return [records[epoch] for epoch in sorted(records)]
 
 
-def _new_file(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder / f"{PREFIX}{time.time_ns()}"
+def repair_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again."""
+    records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
+        atomic_write(path / METRICS, text)
+    return records
 
 
-def _head(when: float) -> bytes:
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+def epoch_record(
+    step: int, steps: int, batch_size: int, totals: Mapping[str, float], test: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A line of metrics.jsonl.
 
-    # The second one tells a TensorBoard that is looking on to forget what came before.
-    return _record(Event(wall_time=when, file_version="brain.Event:2")) + _record(
-        Event(wall_time=when, session_log=SessionLog(status=SessionLog.START))
+    Args:
+      step, steps: how many are done, and how many an epoch has.
+      totals: over the epoch's steps, of {"loss", "accuracy", "seconds"}.
+      test: {"loss", "accuracy"} of the test split.
+    """
+    return {
+        "epoch": step // steps,
+        "step": step,
+        "train_loss": totals["loss"] / steps,
+        "train_accuracy": totals["accuracy"] / steps,
+        "test_loss": float(test["loss"]),
+        "test_accuracy": float(test["accuracy"]),
+        "seconds": round(totals["seconds"], 3),
+        "images_per_second": round(steps * batch_size / totals["seconds"]),
+    }
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """An epoch for a person."""
+    return (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   "
+        f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}   "
+        f"test loss {record['test_loss']:.4f} accuracy {record['test_accuracy']:.2%}   "
+        f"{record['seconds']:.1f} s, {record['images_per_second']:,} images/s"
     )
 
 
-def _scalars(when: float, record: Mapping[str, Any]) -> bytes:
-    """An epoch."""
+def result_line(records: Sequence[Mapping[str, Any]]) -> str:
+    """What a run has come to, for a person."""
+    if not records:  # somebody has removed metrics.jsonl
+        return "its metrics are gone"
+    return f"test accuracy {records[-1]['test_accuracy']:.2%} after {records[-1]['epoch']} epochs"
+
+
+def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
+    """A new event file, later by name than those that are there."""
+    from tensorboardX import RecordWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    folder.mkdir(exist_ok=True)
+    writer, now = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}")), time.time()
+    start = SessionLog(status=SessionLog.START)
+    for event in (
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, step=purge_step, session_log=start),
+    ):
+        writer.write(event.SerializeToString())
+    return writer
+
+
+def _scalars(record: Mapping[str, Any]) -> bytes:
+    """An epoch as an event."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
@@ -94,14 +163,5 @@ def _scalars(when: float, record: Mapping[str, Any]) -> bytes:
         for tag, name in TAGS.items()
         if isinstance(record.get(name), int | float)
     ]
-    return _record(Event(wall_time=when, step=record.get("step", 0), summary=Summary(value=values)))
-
-
-def _record(event: "Event") -> bytes:
-    """A TFRecord: the length, its checksum, the message, its checksum."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
-    return length + next(checksums) + data + next(checksums)
+    event = Event(wall_time=time.time(), step=record.get("step", 0), summary=Summary(value=values))
+    return event.SerializeToString()

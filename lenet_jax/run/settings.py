@@ -28,20 +28,20 @@ class Settings:
     weight_decay: float | None = setting(
         None, "L2 penalty, decoupled for adamw (default: 0.01 for adamw, else 0)"
     )
-    schedule: str = setting("onecycle", "the learning rate's course over the run", SCHEDULES)
+    schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     loss: str = setting(
         "cross_entropy",
         "what is minimised; regression losses compare with one-hot labels",
         tuple(losses.CLASSIFICATION),
     )
     dataset: str | None = setting(
-        None, "what to learn (default: mnist if it can be had, else digits)", DATASETS
+        None, "what to train on (default: mnist if it is available, else digits)", DATASETS
     )
     data_dir: str | None = setting(
         None,
         "folder with IDX files (train-images-idx3-ubyte[.gz], ...) or of tensorflow-datasets "
         "(default: ~/tensorflow_datasets)",
-        decides=False,
+        affects_results=False,
     )
     init_from: str | None = setting(
         None,
@@ -50,31 +50,32 @@ class Settings:
     )
     batch_size: int = setting(64, "examples per update")
     augment: float = setting(
-        0.0, "distort the training images: 1 is what is best for MNIST's digits, 0 not at all"
+        0.0,
+        "strength of the random distortions of training images: 1 is best for MNIST, 0 is none",
     )
     epochs: int | None = setting(
-        None, "passes over the training split (default: 5; digits 30)", decides=False
+        None, "passes over the training split (default: 5; digits 30)", affects_results=False
     )
-    seed: int = setting(0, "of initialisation and data order")
+    seed: int = setting(0, "random seed for initialisation and shuffling")
     workdir: str | None = setting(
         None,
         "folder for the run's files (default: runs/<data set>-<optimizer>-<time>)",
-        decides=False,
+        affects_results=False,
     )
     resume: bool = setting(
         True,
-        "go on with the run in --workdir from its newest checkpoint; --noresume moves that run "
-        "aside and starts afresh",
-        decides=False,
+        "continue the run in --workdir from its latest checkpoint; --noresume moves that run to "
+        "a folder old-<time> therein and starts a new one",
+        affects_results=False,
     )
-    keep: int = setting(3, "how many checkpoints stay, the newest", decides=False)
+    keep: int = setting(3, "how many checkpoints to keep, the latest", affects_results=False)
     checkpoint_every_steps: int | None = setting(
-        None, "save this often, besides after each epoch", decides=False
+        None, "save every so many steps, besides after each epoch", affects_results=False
     )
     compilation_cache: bool = setting(
         True,
-        "keep compiled programs in ~/.cache/lenet_jax, so that the next run starts sooner",
-        decides=False,
+        "keep compiled functions in ~/.cache/lenet_jax, so that the next run starts sooner",
+        affects_results=False,
     )
 
     def __post_init__(self) -> None:
@@ -93,23 +94,23 @@ class Settings:
         self._check("checkpoint_every_steps", "at least 1", lambda v: v >= 1)
         self._check("seed", "from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 
-    def _check(self, name: str, wanted: str, holds: Callable[[Any], bool]) -> None:
+    def _check(self, name: str, wanted: str, is_valid: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
-        if value is not None and not holds(value):  # NaN fails every comparison
+        if value is not None and not is_valid(value):  # NaN fails every comparison
             raise ValueError(f"--{name}={value}: must be {wanted}")
 
 
-def disagreements(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that decide a run's numbers and are others in `other`: name -> (here, there).
+def diff_settings(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that affect a run's results and differ in `other`: name -> (here, there).
 
-    A setting that `other` lacks had its default: it is older than the setting.
+    A setting that `other` lacks had its default: `other` was written before there was one.
 
-    >>> disagreements(Settings(batch_size=128), {"batch_size": 64, "epochs": 2})
+    >>> diff_settings(Settings(batch_size=128), {"batch_size": 64, "epochs": 2})
     {'batch_size': (128, 64)}
     """
     pairs = {
         field.name: (getattr(settings, field.name), other.get(field.name, field.default))
         for field in dataclasses.fields(settings)
-        if field.metadata["decides"]
+        if field.metadata["affects_results"]
     }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

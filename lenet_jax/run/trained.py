@@ -9,55 +9,56 @@ from typing import Any
 import jax
 
 from lenet_jax.core.model import IMAGE_SHAPE, LeNet
-from lenet_jax.run import checkpoint
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import checkpoint, folder
+from lenet_jax.run.log import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The newest whole checkpoint of a run: its parameters, and what the run says of itself."""
+    """The latest intact checkpoint of a run: its parameters, and what the run says of itself."""
 
     path: Path
     step: int
     params: dict[str, Any]
     config: dict[str, Any]  # as in config.json
-    metrics: list[dict[str, Any]]  # one object an epoch, as in metrics.jsonl
+    metrics: list[dict[str, Any]]  # one object per epoch, as in metrics.jsonl
 
     @property
-    def scaling(self) -> dict[str, float]:
-        """{"mean", "std"} of the pixels it was trained on, as `epoch.normalize` takes them."""
+    def normalization(self) -> dict[str, float]:
+        """{"mean", "std"} of the pixels it was trained on, as a `data.Split` has them."""
         return {name: self.config["data"][name] for name in ("mean", "std")}
 
 
-def load(path: str | Path | None, report: Callable[[str], None] = print) -> TrainedRun:
-    """Reads the run in the folder `path`; `report` gets a line for each damaged checkpoint.
+def load(path: str | Path | None, log: Callable[[str], None] = print) -> TrainedRun:
+    """Reads the run in the folder `path`; `log` gets a line for each damaged checkpoint.
 
     Raises:
-      ValueError: there is no run, or none of its checkpoints is whole; the message names --workdir.
+      ValueError: there is no run, or no checkpoint is intact; the message names --workdir.
     """
     if path is None:
-        raise ValueError("--workdir is missing: the folder of a run that train has made")
-    folder = Path(os.path.expanduser(path))  # pathlib's raises for a ~ of nobody
+        raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
+    # Not `expand_user`: to read, the ~ of nobody is a folder that is not there.
+    run_path = Path(os.path.expanduser(path))
     try:
-        return _read(folder, path, report)
+        return _read(run_path, path, log)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error
 
 
-def _read(folder: Path, path: str | Path, report: Callable[[str], None]) -> TrainedRun:
+def _read(run_path: Path, path: str | Path, log: Callable[[str], None]) -> TrainedRun:
     """As `load`; `path` is what the folder is called in messages."""
-    if not folder.is_dir():
+    if not run_path.is_dir():
         raise ValueError(f"--workdir={path}: there is no such folder")
     sample = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), "float32")
     shapes = jax.eval_shape(LeNet().init, jax.random.key(0), sample)["params"]
-    found = checkpoint.newest(folder / workdir.CHECKPOINTS, {"params": shapes}, report)
+    found = checkpoint.latest_valid(run_path / folder.CHECKPOINTS, {"params": shapes}, log)
     if found is None:
         raise ValueError(f"--workdir={path}: no checkpoint there; lenet_jax.train writes them")
     return TrainedRun(
-        folder,
+        run_path,
         found.step,
         found.tree["params"],
         found.note["config"],
-        workdir.read_metrics(folder),
+        read_metrics(run_path),
     )
