@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="PyTorch, the rival, is not installed")
 import throughput
 
 
