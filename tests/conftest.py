@@ -12,14 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from lenet_jax import data, train
+from lenet_jax import data
+from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)  # for populations: what they do on several devices
 # What several tests have in common, and the processes that they start, is compiled once.
-_programs = tempfile.TemporaryDirectory(prefix="lenet_jax-tests-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+_compiled = tempfile.TemporaryDirectory(prefix="lenet_jax-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -56,7 +57,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny_run")
     dataset = data.load("digits")
     settings = Settings(dataset="digits", epochs=2, learning_rate=3e-3, workdir=str(path))
-    train.fit(train.resolve(settings, dataset), dataset, path, lambda line: None)
+    loop.fit(loop.resolve(settings, dataset), dataset, path, lambda line: None)
     return path
 
 

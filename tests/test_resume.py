@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder, log
 
 FLAGS = ("--dataset=digits", "--epochs=3", "--batch_size=32", "--checkpoint_every_steps=15")
 EPOCH, STEPS = 44, 132
 
 
 class Command:
-    """`python -m lenet_jax.train` with a cache of compiled programs, so that it starts soon."""
+    """`python -m lenet_jax.train` with a cache of compiled functions, so that it starts soon."""
 
     def __init__(self, cache: Path) -> None:
         self.environment = os.environ | {
@@ -58,9 +58,9 @@ class Command:
 
 def result(path: Path) -> tuple[list[str], list[dict]]:
     """The digests of the last checkpoint's arrays, and the metrics but for the clock's."""
-    (last,) = (path / workdir.CHECKPOINTS).glob(f"step_{STEPS:08d}")
+    (last,) = (path / folder.CHECKPOINTS).glob(f"step_{STEPS:08d}")
     saved = json.loads((last / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["sha256"]
-    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    records = [json.loads(line) for line in (path / log.METRICS).read_text().splitlines()]
     for record in records:
         del record["seconds"], record["images_per_second"]
     return [saved["params"], saved["opt_state"], saved["step"]], records
@@ -81,11 +81,11 @@ def straight(command, tmp_path_factory) -> tuple[list[str], list[dict]]:
 
 
 def in_an_epoch(path: Path) -> bool:
-    return (path / workdir.METRICS).exists()
+    return (path / log.METRICS).exists()
 
 
 def in_a_save(path: Path) -> bool:
-    return any(path.glob(f"{workdir.CHECKPOINTS}/*.unfinished*"))
+    return any(path.glob(f"{folder.CHECKPOINTS}/*.unfinished*"))
 
 
 def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(command, straight, tmp_path):
@@ -109,7 +109,7 @@ def test_a_signal_is_answered_with_a_save_one_line_and_its_code(
     assert last.startswith(f"stopped by {signal.Signals(signum).name}: step ")
     step = int(last.split()[4])
     assert EPOCH <= step < STEPS
-    assert (tmp_path / workdir.CHECKPOINTS / f"step_{step:08d}").is_dir()
+    assert (tmp_path / folder.CHECKPOINTS / f"step_{step:08d}").is_dir()
     ended, out, err = command.run(tmp_path)
     assert (ended, err) == (0, "")
     assert f"found step {step} " in out
@@ -131,8 +131,8 @@ def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command
 def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_whole(command, tmp_path):
     """No file may be larger than 50 kB: a full disk that needs no other disk."""
     assert command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signal.SIGTERM)[0] == 143
-    (*_, last) = sorted((tmp_path / workdir.CHECKPOINTS).iterdir())
+    (*_, last) = sorted((tmp_path / folder.CHECKPOINTS).iterdir())
     code, _, err = command.run(tmp_path, limit="ulimit -f 100")
     assert code == 1
     assert err.startswith("error: the checkpoint of step ")
-    assert err.endswith(f" (File too large); step {int(last.name[-8:])} is whole\n")
+    assert err.endswith(f" (File too large); step {int(last.name[-8:])} is intact\n")

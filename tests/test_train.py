@@ -21,8 +21,7 @@ import pytest
 from lenet_jax import cli, data, train
 from lenet_jax.core.optimizers import make_schedule
 from lenet_jax.core.step import TrainState
-from lenet_jax.run import checkpoint
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import checkpoint, folder, log, loop
 from lenet_jax.run.settings import Settings
 
 FIELDS = {
@@ -42,20 +41,20 @@ def run(tmp_path_factory) -> tuple[Path, list[str]]:
     lines: list[str] = []
     settings = Settings(dataset="digits", epochs=3, workdir=str(path), learning_rate=3e-3)
     dataset = data.load("digits")
-    train.fit(train.resolve(settings, dataset), dataset, path, lines.append)
+    loop.fit(loop.resolve(settings, dataset), dataset, path, lines.append)
     return path, lines
 
 
 def test_an_epoch_is_a_line_of_metrics_with_the_fixed_names(run):
     path, _ = run
-    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    records = [json.loads(line) for line in (path / log.METRICS).read_text().splitlines()]
     assert [record.keys() for record in records] == [FIELDS] * 3
     assert [(record["epoch"], record["step"]) for record in records] == [(1, 22), (2, 44), (3, 66)]
 
 
 def test_it_learns(run):
     path, _ = run
-    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    records = [json.loads(line) for line in (path / log.METRICS).read_text().splitlines()]
     assert records[-1]["train_loss"] < records[0]["train_loss"] / 2
     assert records[-1]["test_accuracy"] > 0.7  # chance is 0.1
 
@@ -75,8 +74,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
         path = tmp_path / name
         path.mkdir()
         settings = Settings(dataset="digits", epochs=3, seed=seed)
-        train.fit(train.resolve(settings, dataset), dataset, path, lambda line: None)
-        records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+        loop.fit(loop.resolve(settings, dataset), dataset, path, lambda line: None)
+        records = [json.loads(line) for line in (path / log.METRICS).read_text().splitlines()]
         return [(record["train_loss"], record["test_loss"]) for record in records]
 
     assert losses(1, "a") == losses(1, "b")
@@ -99,7 +98,7 @@ def test_the_command_trains_and_writes_its_config(tmp_path, capsys):
 DIGITS = data.load("digits")
 RUN = Settings(
     dataset="digits", epochs=2, batch_size=256, learning_rate=3e-3, checkpoint_every_steps=2
-)  # of 5 steps an epoch
+)  # of 5 steps per epoch
 
 
 class Outcome(NamedTuple):
@@ -112,11 +111,11 @@ class Outcome(NamedTuple):
 
 def outcome(state: TrainState, path: Path) -> Outcome:
     leaves = jax.tree_util.tree_flatten_with_path((state.params, state.opt_state, state.step))[0]
-    records = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
+    records = [json.loads(line) for line in (path / log.METRICS).read_text().splitlines()]
     for record in records:  # the two fields that a clock decides
         assert record.pop("seconds") > 0
         assert record.pop("images_per_second") > 0
-    logits = state.model.apply({"params": state.params}, jnp.float32(DIGITS.test_images))
+    logits = state.model.apply({"params": state.params}, jnp.float32(DIGITS.test.images))
     return Outcome(
         {jax.tree_util.keystr(key): np.asarray(leaf).tobytes() for key, leaf in leaves},
         records,
@@ -126,8 +125,8 @@ def outcome(state: TrainState, path: Path) -> Outcome:
 
 def fit(path: Path, settings: Settings = RUN, lines: list | None = None, **kwargs) -> TrainState:
     path.mkdir(exist_ok=True)
-    report = (lambda line: None) if lines is None else lines.append
-    return train.fit(settings, DIGITS, path, report, **kwargs)
+    said = (lambda line: None) if lines is None else lines.append
+    return loop.fit(settings, DIGITS, path, said, **kwargs)
 
 
 def stop(path: Path, settings: Settings = RUN) -> str:
@@ -143,7 +142,7 @@ def straight(tmp_path_factory) -> Outcome:
     return outcome(fit(path), path)
 
 
-def test_stopped_at_every_part_it_ends_with_the_same_bits(straight, tmp_path):
+def test_stopped_at_every_chunk_it_ends_with_the_same_bits(straight, tmp_path):
     stops = []
     while True:
         try:
@@ -153,22 +152,24 @@ def test_stopped_at_every_part_it_ends_with_the_same_bits(straight, tmp_path):
         else:
             break
     assert len(stops) == 9  # after the tenth it is complete
-    assert stops[0].endswith(f"step 1 is saved; the same command with --workdir={tmp_path} goes on")
+    assert stops[0].endswith(
+        f"step 1 is saved; the same command with --workdir={tmp_path} continues"
+    )
     assert outcome(state, tmp_path) == straight
 
 
 def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
     fit(tmp_path / "run", dataclasses.replace(RUN, keep=99))
-    saved = checkpoint.steps(tmp_path / "run" / workdir.CHECKPOINTS)
+    saved = checkpoint.steps(tmp_path / "run" / folder.CHECKPOINTS)
     assert saved == [2, 4, 5, 6, 8, 10]  # every other step, and each epoch's last
     for step in saved[:-1]:
         path = shutil.copytree(tmp_path / "run", tmp_path / str(step))
         for later in saved[saved.index(step) + 1 :]:
-            shutil.rmtree(path / workdir.CHECKPOINTS / f"step_{later:08d}")
+            shutil.rmtree(path / folder.CHECKPOINTS / f"step_{later:08d}")
         assert outcome(fit(path), path) == straight
 
 
-def test_distorted_copies_are_other_images_and_the_same_ones_after_a_stop(straight, tmp_path):
+def test_augmented_images_are_other_images_and_the_same_ones_after_a_stop(straight, tmp_path):
     settings = dataclasses.replace(RUN, augment=1.0)
     through = outcome(fit(tmp_path / "straight", settings), tmp_path / "straight")
     assert through.metrics != straight.metrics
@@ -178,13 +179,13 @@ def test_distorted_copies_are_other_images_and_the_same_ones_after_a_stop(straig
 
 
 def test_each_epoch_has_another_order_also_after_a_stop(tmp_path, monkeypatch):
-    orders, draw = [], train.epoch_order
+    orders, draw = [], loop.epoch_order
 
     def draw_and_keep(*args, **kwargs):
         orders.append(np.asarray(draw(*args, **kwargs)).tobytes())
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(train, "epoch_order", draw_and_keep)
+    monkeypatch.setattr(loop, "epoch_order", draw_and_keep)
     fit(tmp_path / "straight")
     assert len(set(orders)) == 2
     straight = orders.copy()
@@ -198,16 +199,16 @@ def test_each_epoch_has_another_order_also_after_a_stop(tmp_path, monkeypatch):
 def test_how_often_it_saves_changes_no_parameter(straight, tmp_path):
     state = fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None, keep=1))
     assert outcome(state, tmp_path).arrays == straight.arrays
-    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [10]
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS) == [10]
 
 
 def test_a_finished_run_is_not_run_again(straight, tmp_path):
     lines: list[str] = []
     fit(tmp_path)
-    before = (tmp_path / workdir.METRICS).read_bytes()
+    before = (tmp_path / log.METRICS).read_bytes()
     state = fit(tmp_path, dataclasses.replace(RUN, epochs=1), lines)
     assert outcome(state, tmp_path) == straight
-    assert (tmp_path / workdir.METRICS).read_bytes() == before
+    assert (tmp_path / log.METRICS).read_bytes() == before
     assert lines[-1].startswith(f"the run in {tmp_path} is already complete: test accuracy ")
     assert lines[-1].endswith("after 2 epochs")
 
@@ -218,7 +219,7 @@ def test_more_epochs_of_a_constant_rate_are_as_if_planned(tmp_path):
     fit(tmp_path / "two", constant)
     extended = outcome(fit(tmp_path / "two", longer), tmp_path / "two")
     assert extended == outcome(fit(tmp_path / "three", longer), tmp_path / "three")
-    config = json.loads((tmp_path / "two" / workdir.CONFIG).read_text())
+    config = json.loads((tmp_path / "two" / folder.CONFIG).read_text())
     assert config["settings"]["epochs"] == 3
 
 
@@ -238,14 +239,14 @@ def test_other_settings_are_refused_before_a_checkpoint_is_read(tmp_path):
 
 def test_the_checkpoint_itself_knows_its_settings_and_its_config(straight, tmp_path):
     stop(tmp_path)
-    config = (tmp_path / workdir.CONFIG).read_bytes()
-    (tmp_path / workdir.CONFIG).unlink()
+    config = (tmp_path / folder.CONFIG).read_bytes()
+    (tmp_path / folder.CONFIG).unlink()
     with pytest.raises(
         ValueError, match=r"^--seed is 1 here but the run in .* used 0; use another"
     ):
         fit(tmp_path, dataclasses.replace(RUN, seed=1))
     assert outcome(fit(tmp_path), tmp_path) == straight
-    assert (tmp_path / workdir.CONFIG).read_bytes() == config
+    assert (tmp_path / folder.CONFIG).read_bytes() == config
 
 
 def test_noresume_moves_the_old_run_aside_and_starts_afresh(tmp_path):
@@ -254,28 +255,28 @@ def test_noresume_moves_the_old_run_aside_and_starts_afresh(tmp_path):
     fit(tmp_path, dataclasses.replace(RUN, seed=1, resume=False), lines)
     (old,) = tmp_path.glob("old-*")
     assert lines[0] == f"--noresume: the run that was in {tmp_path} is now in {old}"
-    assert checkpoint.steps(old / workdir.CHECKPOINTS) == [1]
-    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS)[-1] == 10
-    assert json.loads((old / workdir.CONFIG).read_text())["settings"]["seed"] == 0
+    assert checkpoint.steps(old / folder.CHECKPOINTS) == [1]
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS)[-1] == 10
+    assert json.loads((old / folder.CONFIG).read_text())["settings"]["seed"] == 0
 
 
-def test_a_run_begun_with_noresume_goes_on_without(tmp_path):
+def test_a_run_begun_with_noresume_continues_without(tmp_path):
     assert stop(tmp_path, dataclasses.replace(RUN, resume=False)).endswith(
-        f"the same command with --workdir={tmp_path} and without --noresume goes on"
+        f"the same command with --workdir={tmp_path} and without --noresume continues"
     )
 
 
 def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_over(straight, tmp_path):
     lines: list[str] = []
-    workdir.write_config(tmp_path, workdir.describe(RUN, DIGITS))
-    workdir.append_metrics(tmp_path, {"epoch": 1})
+    folder.write_config(tmp_path, folder.make_config(RUN, DIGITS))
+    (tmp_path / log.METRICS).write_text(json.dumps({"epoch": 1}) + "\n")
     assert outcome(fit(tmp_path, lines=lines), tmp_path) == straight
     assert lines[0] == f"no checkpoint in {tmp_path} yet: starting at the beginning"
 
 
 def damage(path: Path, *steps: int) -> None:
     for step in steps:
-        os.truncate(path / workdir.CHECKPOINTS / f"step_{step:08d}" / "_CHECKPOINT_METADATA", 9)
+        os.truncate(path / folder.CHECKPOINTS / f"step_{step:08d}" / "_CHECKPOINT_METADATA", 9)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_bits(
@@ -296,12 +297,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_bits
 
 def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
     fit(tmp_path)
-    damage(tmp_path, *checkpoint.steps(tmp_path / workdir.CHECKPOINTS))
+    damage(tmp_path, *checkpoint.steps(tmp_path / folder.CHECKPOINTS))
     with pytest.raises(
-        ValueError, match=r"none of the checkpoints there \(3\) is whole; to train with"
+        ValueError, match=r"none of the checkpoints there \(3\) is intact; to train with"
     ):
         fit(tmp_path)
-    shutil.rmtree(tmp_path / workdir.CHECKPOINTS)
+    shutil.rmtree(tmp_path / folder.CHECKPOINTS)
     with pytest.raises(ValueError, match="its checkpoints are gone; --noresume starts again"):
         fit(tmp_path)
 
@@ -309,7 +310,7 @@ def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
 def test_lost_metrics_are_told(tmp_path):
     lines: list[str] = []
     fit(tmp_path)
-    (tmp_path / workdir.METRICS).unlink()
+    (tmp_path / log.METRICS).unlink()
     fit(tmp_path, lines=lines)
     assert any("metrics.jsonl lacks epochs" in line for line in lines)
     assert lines[-1].endswith("already complete: its metrics are gone")
@@ -340,7 +341,7 @@ def test_without_dataset_a_run_goes_on_with_its_own_and_else_it_is_chosen(tmp_pa
 
 def test_why_it_is_digits_is_said_before_a_run_is_refused(tmp_path, capsys, monkeypatch):
     stop(tmp_path)
-    (tmp_path / workdir.CONFIG).unlink()  # the checkpoint knows, but not yet which data to load
+    (tmp_path / folder.CONFIG).unlink()  # the checkpoint knows, but not yet which data to load
     noted = dataclasses.replace(DIGITS, note="using digits, because")
     monkeypatch.setattr(data, "load", lambda *args, **kwargs: noted)
     with pytest.raises(SystemExit):
@@ -361,27 +362,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_nothing_good_is_overwritten
     tmp_path, monkeypatch
 ):
     stop(tmp_path)
-    (saved,) = (tmp_path / workdir.CHECKPOINTS).iterdir()
+    (saved,) = (tmp_path / folder.CHECKPOINTS).iterdir()
     before = {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()}
-    step = train.train_steps
+    step = loop.train_steps
 
     def diverge(state, *args, **kwargs):
         state, sums = step(state, *args, **kwargs)
         return state, {**sums, "loss": sums["loss"] * (np.nan if state.step >= 3 else 1)}
 
-    monkeypatch.setattr(train, "train_steps", diverge)
+    monkeypatch.setattr(loop, "train_steps", diverge)
     message = blow_up(tmp_path)
     rate = 3e-3 * float(make_schedule("onecycle", 10)(2))
     assert (
         f"the loss is not finite any more at step 3, with a learning rate of {rate:.3g};" in message
     )
     assert "step 2 is saved" in message
-    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [1, 2]
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS) == [1, 2]
     assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    step = train.train_steps
+    step = loop.train_steps
 
     def diverge(state, *args, **kwargs):
         state, sums = step(state, *args, **kwargs)
@@ -389,12 +390,12 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
             state.params["fc3"]["bias"] = state.params["fc3"]["bias"].at[3].set(np.inf)
         return state, sums
 
-    monkeypatch.setattr(train, "train_steps", diverge)
+    monkeypatch.setattr(loop, "train_steps", diverge)
     message = blow_up(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None))
     assert message.startswith("the state is not finite any more at step 5, ")
     assert "there is no checkpoint yet" in message
-    assert workdir.read_metrics(tmp_path) == []  # nor is the epoch written down
-    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == []
+    assert log.read_metrics(tmp_path) == []  # nor is the epoch written down
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS) == []
 
 
 def test_it_really_diverges_at_a_senseless_learning_rate(tmp_path):
@@ -416,10 +417,10 @@ def test_a_failed_save_ends_the_run_and_the_one_before_is_gone_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", fail_at_five)
         with pytest.raises(
-            OSError, match=r"of step 5 .*\(No space left on device\); step 4 is whole"
+            OSError, match=r"of step 5 .*\(No space left on device\); step 4 is intact"
         ):
             fit(tmp_path)
-    assert checkpoint.steps(tmp_path / workdir.CHECKPOINTS) == [2, 4]
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS) == [2, 4]
     assert outcome(fit(tmp_path), tmp_path) == straight
 
 
@@ -430,7 +431,7 @@ def test_the_metrics_are_at_most_one_epoch_ahead_of_the_checkpoints(tmp_path, mo
     monkeypatch.setattr(checkpoint, "_write", fail)
     with pytest.raises(OSError, match=r"of step 5 .* there is none before it"):
         fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None))
-    assert [record["epoch"] for record in workdir.read_metrics(tmp_path)] == [1]
+    assert [record["epoch"] for record in log.read_metrics(tmp_path)] == [1]
 
 
 ENDS = {
@@ -443,7 +444,7 @@ ENDS = {
 @pytest.mark.parametrize("case", ENDS)
 def test_how_a_run_ends_is_one_line_and_a_code(case, tmp_path, capsys, monkeypatch):
     error, code, err = ENDS[case]
-    monkeypatch.setattr(train, "fit", lambda *args: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(loop, "fit", lambda *args: (_ for _ in ()).throw(error))
     with pytest.raises(SystemExit) as exit_info:
         train.main(command("--dataset=digits", f"--workdir={tmp_path}"))
     assert exit_info.value.code == code
@@ -541,7 +542,7 @@ def test_a_bad_file_is_one_line_and_code_2(case, capsys, tmp_path):
 
 
 def test_a_folder_at_which_another_run_works_is_refused(tmp_path, capsys):
-    with workdir.locked(tmp_path):
+    with folder.locked(tmp_path):
         assert "a run is at work there" in refused(
             capsys, "--dataset=digits", f"--workdir={tmp_path}"
         )
@@ -552,7 +553,7 @@ def test_help_names_every_flag_with_its_choices(capsys):
         train.main(command("--help"))
     assert exit_info.value.code == 0
     out = capsys.readouterr().out
-    for field in train.dataclasses.fields(Settings):
+    for field in dataclasses.fields(Settings):
         assert f"{field.name}" in out
     assert "{sgd, nesterov, adam, adamw, rmsprop}" in out
     assert "NPROC" in out
@@ -574,6 +575,6 @@ def test_an_epoch_of_mnist_passes_95_percent(mnist_dir, tmp_path, capsys):
     train.main(
         command("--dataset=mnist", f"--data_dir={mnist_dir}", "--epochs=1", f"--workdir={tmp_path}")
     )
-    record = json.loads((tmp_path / workdir.METRICS).read_text())
+    record = json.loads((tmp_path / log.METRICS).read_text())
     assert record["test_accuracy"] > 0.95
     assert record["step"] == 937

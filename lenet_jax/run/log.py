@@ -143,7 +143,8 @@ def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     folder.mkdir(exist_ok=True)
-    writer, now = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}")), time.time()
+    file = folder.absolute() / f"events.out.tfevents.{time.time_ns()}"  # it knows s3:run otherwise
+    writer, now = RecordWriter(str(file)), time.time()
     start = SessionLog(status=SessionLog.START)
     for event in (
         Event(wall_time=now, file_version="brain.Event:2"),

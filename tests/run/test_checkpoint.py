@@ -64,7 +64,7 @@ def same(one: object, other: object) -> bool:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> tuple[Path, dict]:
-    """A folder with the whole checkpoints of steps 1 and 2, to be copied before it is damaged."""
+    """A folder with the intact checkpoints of steps 1 and 2, to be copied before it is damaged."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     return folder, save(folder, 1, 2)
 
@@ -72,7 +72,7 @@ def two(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_arrays_and_note_come_back_bit_by_bit(optimizer, tmp_path):
     tree = save(tmp_path, 7, tree=make_tree(optimizer))
-    found = checkpoint.newest(tmp_path, tree, pytest.fail)
+    found = checkpoint.latest_valid(tmp_path, tree, pytest.fail)
     assert found.step == 7
     assert same(found.tree, tree)
     assert found.note == {**NOTE, "saved": 7}
@@ -85,7 +85,7 @@ def test_a_part_is_read_without_the_others(two):
 
 
 def test_without_checkpoints_there_is_none(tmp_path):
-    assert checkpoint.newest(tmp_path / "checkpoints", make_tree(), pytest.fail) is None
+    assert checkpoint.latest_valid(tmp_path / "checkpoints", make_tree(), pytest.fail) is None
 
 
 def test_the_newest_stay(tmp_path):
@@ -95,29 +95,29 @@ def test_the_newest_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000012"]
 
 
-def test_a_damaged_one_that_is_newer_does_not_push_a_whole_one_out(two, tmp_path):
+def test_a_damaged_one_that_is_newer_does_not_push_an_intact_one_out(two, tmp_path):
     folder = shutil.copytree(two[0], tmp_path / "checkpoints")
     shutil.rmtree(folder / "step_00000002" / "state")
     save(folder, 1, keep=1)
     assert checkpoint.steps(folder) == [1, 2]
     save(folder, 2, keep=1)
-    assert checkpoint.newest(folder, two[1], pytest.fail).step == 2
+    assert checkpoint.latest_valid(folder, two[1], pytest.fail).step == 2
 
 
-def test_a_damaged_one_takes_no_place_of_a_whole_one(two, tmp_path):
+def test_a_damaged_one_takes_no_place_of_an_intact_one(two, tmp_path):
     folder = shutil.copytree(two[0], tmp_path / "checkpoints")
     shutil.rmtree(folder / "step_00000002" / "state")
-    last = checkpoint.newest(folder, two[1], lambda line: None).step
+    last = checkpoint.latest_valid(folder, two[1], lambda line: None).step
     with Saver(folder, 2, last=last) as saver:
         saver.save(3, two[1], NOTE)
     assert checkpoint.steps(folder) == [1, 3]
 
 
 def test_a_save_goes_on_in_the_background(tmp_path, monkeypatch):
-    go_on, write = threading.Event(), checkpoint._write
+    proceed, write = threading.Event(), checkpoint._write
 
     def wait_and_write(*args):
-        assert go_on.wait(30)
+        assert proceed.wait(30)
         write(*args)
 
     monkeypatch.setattr(checkpoint, "_write", wait_and_write)
@@ -125,7 +125,7 @@ def test_a_save_goes_on_in_the_background(tmp_path, monkeypatch):
         saver.save(1, make_tree(), NOTE)
         assert checkpoint.steps(tmp_path) == []
         assert saver.last is None
-        go_on.set()
+        proceed.set()
     assert checkpoint.steps(tmp_path) == [1]
     assert saver.last == 1
 
@@ -149,7 +149,7 @@ def test_a_failed_save_is_raised_by_whatever_comes_next(ending, tmp_path, monkey
             "save": lambda: saver.save(3, tree, NOTE),
             "exit": lambda: saver.__exit__(None, None, None),
         }[ending]()
-    assert checkpoint.newest(tmp_path, tree, pytest.fail).step == 1
+    assert checkpoint.latest_valid(tmp_path, tree, pytest.fail).step == 1
 
 
 def test_every_file_is_on_disk_before_the_rename_and_the_rename_after_it(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_orbax_and_sha256sum_read_it_without_us(two):
 def test_what_a_killed_save_left_behind_is_no_checkpoint_and_goes(tmp_path):
     tree = save(tmp_path, 1)
     shutil.copytree(tmp_path / "step_00000001", tmp_path / "step_00000002.unfinished")
-    assert checkpoint.newest(tmp_path, tree, pytest.fail).step == 1
+    assert checkpoint.latest_valid(tmp_path, tree, pytest.fail).step == 1
     Saver(tmp_path, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
@@ -222,7 +222,7 @@ def test_on_a_full_disk_the_one_before_stays_whole(small_disk):
             saver.save(step, tree, NOTE)
     assert saver.last >= 1
     assert checkpoint.steps(small_disk) == list(range(saver.last + 1))
-    assert same(checkpoint.newest(small_disk, tree, pytest.fail).tree, tree)
+    assert same(checkpoint.latest_valid(small_disk, tree, pytest.fail).tree, tree)
 
 
 # --- damage ---
@@ -257,7 +257,7 @@ def test_damage_to_any_file_is_one_line_and_the_one_before_is_used(damage, two, 
     for index, file in enumerate(files(original / "step_00000002")):
         folder, reported = shutil.copytree(original, tmp_path / str(index)), []
         DAMAGE[damage](folder / file.relative_to(original), rng)
-        found = checkpoint.newest(folder, tree, reported.append)
+        found = checkpoint.latest_valid(folder, tree, reported.append)
         assert same(found.tree, tree)
         assert (found.step, found.note) == (1, {**NOTE, "saved": 1})
         assert len(reported) == 1
@@ -268,7 +268,7 @@ def test_damage_to_any_file_is_one_line_and_the_one_before_is_used(damage, two, 
 def test_what_a_file_browser_leaves_behind_is_no_damage(two, tmp_path):
     folder = shutil.copytree(two[0], tmp_path / "checkpoints")
     (folder / "step_00000002" / ".DS_Store").touch()
-    assert checkpoint.newest(folder, two[1], pytest.fail).step == 2
+    assert checkpoint.latest_valid(folder, two[1], pytest.fail).step == 2
 
 
 @pytest.mark.parametrize("part", ["params", "opt_state"])
@@ -277,52 +277,63 @@ def test_arrays_that_were_written_wrong_are_noticed(part, tmp_path, monkeypatch)
     tree = make_tree()
     wrong = jax.tree.map(np.copy, tree)
     jax.tree.leaves(wrong[part])[-1][...] += 1
-    digests = checkpoint._digests(tree, NOTE)
+    digests = checkpoint._digests(tree)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_digests", lambda tree, note: digests)
+        patch.setattr(checkpoint, "_digests", lambda tree: digests)
         with Saver(tmp_path, 1) as saver:
             saver.save(1, wrong, NOTE)
     with pytest.raises(CheckpointError, match=f"the content of {part} is not what was saved"):
         checkpoint.restore(tmp_path, 1, tree)
 
 
-def test_none_whole_is_an_error_and_no_fresh_start(two, tmp_path):
+def test_none_intact_is_an_error_and_no_fresh_start(two, tmp_path):
     folder, reported = shutil.copytree(two[0], tmp_path / "checkpoints"), []
     for file in folder.rglob("_METADATA"):
         file.unlink()
-    with pytest.raises(CheckpointError, match=r"none of the checkpoints there \(2\) is whole"):
-        checkpoint.newest(folder, two[1], reported.append)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints there \(2\) is intact"):
+        checkpoint.latest_valid(folder, two[1], reported.append)
     assert len(reported) == 2
 
 
 def test_one_that_goes_while_it_is_read_is_no_damage(two, tmp_path, monkeypatch):
     """A run at work keeps one checkpoint, and saves the next while its newest is being read."""
-    folder, read = shutil.copytree(two[0], tmp_path / "checkpoints"), checkpoint._read
+    folder, read = shutil.copytree(two[0], tmp_path / "checkpoints"), checkpoint._read_metadata
 
-    def rotate_and_read(path, like):
+    def rotate_and_read(path):
         if path.name == "step_00000002":
             path.rename(path.with_name("step_00000003"))
-        return read(path, like)
+        return read(path)
 
-    monkeypatch.setattr(checkpoint, "_read", rotate_and_read)
-    assert checkpoint.newest(folder, two[1], pytest.fail).step == 3
+    monkeypatch.setattr(checkpoint, "_read_metadata", rotate_and_read)
+    assert checkpoint.latest_valid(folder, two[1], pytest.fail).step == 3
 
 
 def test_what_has_no_number_of_ours_is_one_that_is_not_there(two, tmp_path):
     folder, reported = shutil.copytree(two[0], tmp_path / "checkpoints"), []
     (folder / "step_9").mkdir()
-    assert checkpoint.newest(folder, two[1], reported.append).step == 2
+    assert checkpoint.latest_valid(folder, two[1], reported.append).step == 2
     assert len(reported) == 1
 
 
 @pytest.mark.parametrize("error", [ImportError, MemoryError, PermissionError])
 def test_what_is_no_damage_is_not_called_so(error, two, monkeypatch):
-    def fail(path, like):
+    def fail(path):
         raise error("not allowed")
 
-    monkeypatch.setattr(checkpoint, "_read", fail)
+    monkeypatch.setattr(checkpoint, "_read_metadata", fail)
     with pytest.raises(error, match="not allowed"):
-        checkpoint.newest(two[0], two[1], pytest.fail)
+        checkpoint.latest_valid(two[0], two[1], pytest.fail)
+
+
+def test_a_note_is_checked_before_the_arrays_are_read(two, monkeypatch):
+    """What it is checked for is no damage, and ends the search."""
+    monkeypatch.setattr(checkpoint, "_read_arrays", pytest.fail)
+
+    def refuse(note):
+        raise ValueError(f"saved at {note['saved']}")
+
+    with pytest.raises(ValueError, match=r"^saved at 2$"):
+        checkpoint.latest_valid(two[0], two[1], pytest.fail, check=refuse)
 
 
 def test_one_that_is_not_there_is_an_error(two):
@@ -369,7 +380,7 @@ def test_any_json_is_metadata_or_a_checkpoint_error(record):
 
 
 def test_a_changed_note_is_noticed():
-    digests = checkpoint._digests({}, {"loss": 1.0})
+    digests = {"note": checkpoint._note_digest({"loss": 1.0})}
     record = {"format": 1, "note": {"loss": 1.0}, "sha256": digests}
     assert checkpoint.parse(record) == ({"loss": 1.0}, digests)
     record["note"] = {"loss": 1.5}
@@ -378,7 +389,7 @@ def test_a_changed_note_is_noticed():
 
 
 def test_a_newer_format_is_refused_by_its_number():
-    with pytest.raises(CheckpointError, match="is of format 2; this program reads format 1"):
+    with pytest.raises(CheckpointError, match="is of format 2; this version reads format 1"):
         checkpoint.parse({"format": 2, "note": {}, "sha256": {}})
 
 

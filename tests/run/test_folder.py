@@ -9,26 +9,25 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lenet_jax import data
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder
 from lenet_jax.run.settings import Settings
 from lenet_jax.sweep import SweepSettings
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
     path = tmp_path / "with spaces" / "ünïcode" / "run"
-    assert workdir.create(str(path), "name") == path
+    assert folder.create(str(path), "name") == path
     assert list(path.iterdir()) == []
 
 
 def test_without_a_name_it_says_what_ran_and_when(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = workdir.create(None, "digits-sgd")
+    path = folder.create(None, "digits-sgd")
     assert path.parent.name == "runs"
     assert path.name.startswith("digits-sgd-20")
 
@@ -38,8 +37,8 @@ def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeyp
         now = staticmethod(lambda moment=datetime.datetime(2000, 1, 1): moment)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workdir.datetime, "datetime", Clock)
-    names = [workdir.create(None, "run").name for _ in range(3)]
+    monkeypatch.setattr(folder.datetime, "datetime", Clock)
+    names = [folder.create(None, "run").name for _ in range(3)]
     assert names == [f"run-20000101-000000{end}" for end in ("", "-2", "-3")]
 
 
@@ -47,43 +46,43 @@ def test_a_file_in_its_place_is_refused(tmp_path):
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(ValueError, match=rf"^--workdir={path}: cannot be written to"):
-        workdir.create(str(path), "name")
+        folder.create(str(path), "name")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only folder")
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="cannot be written to"):
-        workdir.create(str(tmp_path), "name")
+        folder.create(str(tmp_path), "name")
 
 
 DIGITS = data.load("digits")
 RUN = Settings(dataset="digits", learning_rate=1e-3, epochs=5)
 
 
-def describe(**changes: object) -> dict:
-    return json.loads(json.dumps(workdir.describe(dataclasses.replace(RUN, **changes), DIGITS)))
+def config(**changes: object) -> dict:
+    return json.loads(json.dumps(folder.make_config(dataclasses.replace(RUN, **changes), DIGITS)))
 
 
 def test_a_home_that_is_not_there_is_one_sentence():
     for call in (
-        lambda: workdir.create("~nosuchuser/x", "name"),
-        lambda: workdir.chosen_data(Settings(workdir="~nosuchuser/x")),
+        lambda: folder.create("~nosuchuser/x", "name"),
+        lambda: folder.resolve_dataset_name(Settings(workdir="~nosuchuser/x")),
     ):
         with pytest.raises(ValueError, match=r"^--workdir=~nosuchuser/x: there is no such home"):
             call()
 
 
 def test_a_place_that_cannot_be_read_chooses_no_data_and_is_left_to_create():
-    assert workdir.chosen_data(Settings(workdir="/dev/null/run")) is None
+    assert folder.resolve_dataset_name(Settings(workdir="/dev/null/run")) is None
 
 
 # --- one process at a time ---
 
 HOLDER = """
 import pathlib, sys, time
-from lenet_jax import workdir
-with workdir.locked(pathlib.Path(sys.argv[1])):
+from lenet_jax.run import folder
+with folder.locked(pathlib.Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -97,17 +96,17 @@ def test_a_second_process_is_refused_while_the_first_lives_and_only_then(tmp_pat
         assert holder.stdout.readline() == "locked\n"
         with (
             pytest.raises(ValueError, match=rf"^--workdir={tmp_path}: .*process {holder.pid}\)"),
-            workdir.locked(tmp_path),
+            folder.locked(tmp_path),
         ):
             pass
         holder.send_signal(signal.SIGKILL)
-    with workdir.locked(tmp_path):
-        assert (tmp_path / workdir.LOCK).read_text() == f"{os.getpid()}\n"
+    with folder.locked(tmp_path):
+        assert (tmp_path / folder.LOCK).read_text() == f"{os.getpid()}\n"
 
 
 def test_a_lock_ends_with_its_block(tmp_path):
     for _ in range(2):
-        with workdir.locked(tmp_path):
+        with folder.locked(tmp_path):
             pass
 
 
@@ -118,27 +117,48 @@ def test_without_locks_a_run_goes_on_with_a_note(code, tmp_path, monkeypatch):
     def flock(*args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(workdir.fcntl, "flock", flock)
-    with workdir.locked(tmp_path, said.append):
+    monkeypatch.setattr(folder.fcntl, "flock", flock)
+    with folder.locked(tmp_path, said.append):
         pass
     assert said == [
         f"note: the file system of {tmp_path} has no locks; see that only one run is there"
     ]
 
 
+def test_where_python_has_no_locks_a_run_goes_on_with_the_same_note(tmp_path, monkeypatch):
+    """On Windows there is no module fcntl."""
+    said: list[str] = []
+    monkeypatch.setattr(folder, "fcntl", None)
+    for _ in range(2):
+        with folder.locked(tmp_path, said.append):
+            assert (tmp_path / folder.LOCK).read_text() == f"{os.getpid()}\n"
+    assert said == 2 * [
+        f"note: the file system of {tmp_path} has no locks; see that only one run is there"
+    ]
+
+
+def test_the_package_is_imported_without_fcntl():
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from lenet_jax import train as t; "
+        "print(t.folder.fcntl)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
 def test_what_cannot_be_written_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full_disk(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workdir.os, "fsync", full_disk)
-    file = tmp_path / workdir.CONFIG
+    monkeypatch.setattr(os, "fsync", full_disk)
+    file = tmp_path / folder.CONFIG
     with pytest.raises(OSError, match=rf"^{file}: cannot be written to \(No space left on device"):
-        workdir.write_config(tmp_path, {})
+        folder.write_config(tmp_path, {})
     assert not any(tmp_path.iterdir())
-    (tmp_path / workdir.LOCK).mkdir()
+    (tmp_path / folder.LOCK).mkdir()
     with (
         pytest.raises(OSError, match=r"\.lock: cannot be written to \(Is a directory\)$"),
-        workdir.locked(tmp_path),
+        folder.locked(tmp_path),
     ):
         pass
 
@@ -146,21 +166,21 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing_half_written(tmp_pat
 # --- another run in the same place ---
 
 
-def test_a_run_that_is_set_aside_is_whole_and_what_is_not_of_it_stays(tmp_path):
+def test_a_run_that_is_archived_is_complete_and_what_is_not_of_it_stays(tmp_path):
     (tmp_path / "notes.txt").touch()
-    for path in (workdir.CONFIG, workdir.METRICS, "checkpoints/step_00000001/data"):
+    for path in (folder.CONFIG, folder.METRICS, "checkpoints/step_00000001/data"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
-    old = workdir.set_aside(tmp_path)
+    old = folder.archive_run(tmp_path)
     assert old.parent == tmp_path
     assert old.name.startswith("old-20")
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", old.name}
-    for path in (workdir.CONFIG, workdir.METRICS, "checkpoints/step_00000001/data"):
+    for path in (folder.CONFIG, folder.METRICS, "checkpoints/step_00000001/data"):
         assert (old / path).read_text() == path
 
 
-def test_without_a_run_nothing_is_set_aside(tmp_path):
-    assert workdir.set_aside(tmp_path) is None
+def test_without_a_run_nothing_is_archived(tmp_path):
+    assert folder.archive_run(tmp_path) is None
     assert not any(tmp_path.iterdir())
 
 
@@ -168,26 +188,26 @@ def test_without_a_run_nothing_is_set_aside(tmp_path):
 
 
 def test_config_names_settings_data_machine_and_versions(tmp_path):
-    config = describe()
-    workdir.write_config(tmp_path, config)
-    assert workdir.read_config(tmp_path) == config
-    assert config["settings"]["optimizer"] == "adam"
-    assert config["data"]["training_images"] == 1437
-    assert config["machine"]["cores"] >= 1
-    assert set(config["versions"]) == {"lenet_jax", *workdir.PACKAGES}
-    assert [path.name for path in tmp_path.iterdir()] == [workdir.CONFIG]
+    written = config()
+    folder.write_config(tmp_path, written)
+    assert folder.read_config(tmp_path) == written
+    assert written["settings"]["optimizer"] == "adam"
+    assert written["data"]["training_images"] == 1437
+    assert written["machine"]["cores"] >= 1
+    assert set(written["versions"]) == {"lenet_jax", *folder.PACKAGES}
+    assert [path.name for path in tmp_path.iterdir()] == [folder.CONFIG]
 
 
 @pytest.mark.parametrize("nproc", ["99", "", "many"])
 def test_the_cores_are_those_that_xla_counts(nproc, monkeypatch):
     monkeypatch.delenv("NPROC", raising=False)
-    real = describe()["machine"]["cores"]
+    real = config()["machine"]["cores"]
     monkeypatch.setenv("NPROC", nproc)
-    assert describe()["machine"]["cores"] == (99 if nproc == "99" else real)
+    assert config()["machine"]["cores"] == (99 if nproc == "99" else real)
 
 
 def test_without_a_config_there_is_none(tmp_path):
-    assert workdir.read_config(tmp_path) is None
+    assert folder.read_config(tmp_path) is None
 
 
 @settings(
@@ -195,9 +215,9 @@ def test_without_a_config_there_is_none(tmp_path):
 )
 @given(st.binary() | st.sampled_from([b"{}", b"[" * 9999, b'{"settings": 1}', b"null", b"1e999"]))
 def test_any_other_bytes_are_refused_with_the_files_name(tmp_path, content):
-    (tmp_path / workdir.CONFIG).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / workdir.CONFIG))}: is not"):
-        workdir.read_config(tmp_path)
+    (tmp_path / folder.CONFIG).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / folder.CONFIG))}: is not"):
+        folder.read_config(tmp_path)
 
 
 OTHERS = {
@@ -224,7 +244,7 @@ FREE = {
 
 def require_same_run(tmp_path, **changes):
     now = dataclasses.replace(RUN, **changes)
-    workdir.require_same_run(tmp_path, now, describe(**changes), describe())
+    folder.require_same_run(tmp_path, now, config(**changes), config())
 
 
 def test_every_setting_is_either_kept_to_a_runs_end_or_free():
@@ -255,41 +275,42 @@ def test_two_settings_are_both_named(tmp_path):
 
 
 def test_a_setting_that_is_younger_than_the_run_had_its_default(tmp_path):
-    then = describe()
+    then = config()
     del then["settings"]["loss"]
-    workdir.require_same_run(tmp_path, RUN, describe(), then)
+    folder.require_same_run(tmp_path, RUN, config(), then)
 
 
 @pytest.mark.parametrize("aged", [False, True], ids=["named", "before it was named"])
 @pytest.mark.parametrize("here", [RUN, SweepSettings()], ids=["train", "sweep"])
 def test_what_another_command_left_is_refused_by_name(here, aged, tmp_path):
     other = SweepSettings() if here is RUN else RUN
-    now, then = workdir.describe(here, DIGITS), workdir.describe(other, DIGITS)
+    now, then = folder.make_config(here, DIGITS), folder.make_config(other, DIGITS)
     this, that = ("train", "sweep") if here is RUN else ("sweep", "train")
     if aged:
         del then["command"]
         that = "another command, which has --"
     with pytest.raises(ValueError, match=f"is of {that}.*, and this is {this}; use another"):
-        workdir.require_same_run(tmp_path, here, now, then)
+        folder.require_same_run(tmp_path, here, now, then)
 
 
 def test_the_remedy_names_only_flags_that_the_command_has(tmp_path):
     now, then = SweepSettings(seeds=2), SweepSettings(seeds=3)
     with pytest.raises(ValueError, match=r"^--seeds is 2 here .* used 3; use another --workdir$"):
-        workdir.require_same_run(
-            tmp_path, now, workdir.describe(now, DIGITS), workdir.describe(then, DIGITS)
+        folder.require_same_run(
+            tmp_path, now, folder.make_config(now, DIGITS), folder.make_config(then, DIGITS)
         )
 
 
-@pytest.mark.parametrize("split", ["train_images", "test_labels"])
-def test_other_data_under_the_same_name_are_refused(split, tmp_path):
-    array = getattr(DIGITS, split).copy()
+@pytest.mark.parametrize(("split", "field"), [("train", "images"), ("test", "labels")])
+def test_other_data_under_the_same_name_are_refused(split, field, tmp_path):
+    array = getattr(getattr(DIGITS, split), field).copy()
     array.flat[0] ^= 1
-    other = dataclasses.replace(DIGITS, **{split: array}, source="elsewhere")
+    changed = getattr(DIGITS, split)._replace(**{field: array})
+    other = dataclasses.replace(DIGITS, **{split: changed}, source="elsewhere")
     with pytest.raises(
         ValueError, match=r"^the images of digits from elsewhere are not those that"
     ):
-        workdir.require_same_run(tmp_path, RUN, workdir.describe(RUN, other), describe())
+        folder.require_same_run(tmp_path, RUN, folder.make_config(RUN, other), config())
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
@@ -297,78 +318,23 @@ def test_other_data_under_the_same_name_are_refused(split, tmp_path):
 def test_only_a_constant_schedule_can_have_other_epochs_than_planned(
     schedule, epochs, done, tmp_path
 ):
-    now, then = dataclasses.replace(RUN, schedule=schedule, epochs=epochs), describe()
+    now, then = dataclasses.replace(RUN, schedule=schedule, epochs=epochs), config()
     if epochs in (9, 4) and schedule != "constant":
         with pytest.raises(ValueError, match=rf"^--epochs is {epochs} here .* begun with 5, and"):
-            workdir.extend(tmp_path, now, then, done)
+            folder.extend(tmp_path, now, then, done)
     else:
-        planned = workdir.extend(tmp_path, now, then, done)["settings"]["epochs"]
+        planned = folder.extend(tmp_path, now, then, done)["settings"]["epochs"]
         assert planned == (epochs if epochs in (9, 4) else 5)
 
 
 def test_what_changes_the_last_bits_is_named():
-    then = describe()
-    assert workdir.changes(describe(), then) == ""
+    then = config()
+    assert folder.environment_diff(config(), then) == ""
     then["machine"] |= {"cores": 99, "python": "2.7"}
     then["versions"] |= {"jax": "0.1", "lenet_jax": "0123"}
-    code = describe()["versions"]["lenet_jax"]
-    cores = describe()["machine"]["cores"]
-    assert workdir.changes(describe(), then) == (
+    code = config()["versions"]["lenet_jax"]
+    cores = config()["machine"]["cores"]
+    assert folder.environment_diff(config(), then) == (
         f"cores from 99 to {cores}, lenet_jax from 0123 to {code}, "
         f"jax from 0.1 to {jax.__version__}"
     )
-
-
-# --- metrics.jsonl ---
-
-
-def test_metrics_are_appended_a_line_each(tmp_path):
-    for epoch in (1, 2):
-        workdir.append_metrics(tmp_path, {"epoch": epoch})
-    lines = (tmp_path / workdir.METRICS).read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2}]
-
-
-def test_metrics_that_cannot_be_written_are_an_error_with_the_files_name(tmp_path):
-    (tmp_path / workdir.METRICS).mkdir()
-    with pytest.raises(OSError, match=r"metrics.jsonl: cannot be written to \(Is a directory\)"):
-        workdir.append_metrics(tmp_path, {"epoch": 1})
-
-
-LINES = [json.dumps({"epoch": n, "loss": n / 3, "accuracy": np.pi}) + "\n" for n in (1, 2, 3, 4)]
-
-
-@pytest.mark.parametrize("cut", range(len(LINES[2])))
-def test_a_line_torn_anywhere_is_mended(cut, tmp_path):
-    file = tmp_path / workdir.METRICS
-    file.write_text("".join(LINES[:2]) + LINES[2][:cut])
-    assert len(workdir.mend_metrics(tmp_path, 2)) == 2
-    assert file.read_text() == "".join(LINES[:2])
-
-
-def test_lines_after_the_checkpoint_go(tmp_path):
-    file = tmp_path / workdir.METRICS
-    file.write_text("".join(LINES))
-    assert workdir.mend_metrics(tmp_path, 3) == [json.loads(line) for line in LINES[:3]]
-    assert file.read_text() == "".join(LINES[:3])
-    workdir.mend_metrics(tmp_path, 0)
-    assert file.read_text() == ""
-
-
-def test_without_metrics_there_is_nothing_to_mend(tmp_path):
-    assert workdir.mend_metrics(tmp_path, 3) == []
-    assert not any(tmp_path.iterdir())
-
-
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.binary() | st.lists(st.sampled_from([*LINES, "[", "3\n", "{}\n", "\n"])).map("".join))
-def test_mending_any_bytes_leaves_only_whole_lines_in_order(tmp_path, content):
-    file = tmp_path / workdir.METRICS
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    records = workdir.mend_metrics(tmp_path, 3)
-    assert [json.loads(line) for line in file.read_text().splitlines()] == records
-    epochs = [record["epoch"] for record in records]
-    assert epochs == sorted(set(epochs))
-    assert set(epochs) <= {1, 2, 3}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lenet_jax.run.settings import Settings, disagreements
+from lenet_jax.run.settings import Settings, diff_settings
 
 
 def test_the_defaults_are_valid():
@@ -56,9 +56,9 @@ def test_nesterov_without_momentum_is_refused():
 
 def test_settings_agree_with_themselves_after_a_trip_through_json():
     settings = Settings(learning_rate=0.1 + 0.2, dataset="digits", momentum=None)
-    assert disagreements(settings, json.loads(json.dumps(dataclasses.asdict(settings)))) == {}
+    assert diff_settings(settings, json.loads(json.dumps(dataclasses.asdict(settings)))) == {}
 
 
-def test_a_setting_that_decides_the_numbers_is_named_with_both_values():
+def test_a_setting_that_affects_results_is_named_with_both_values():
     other = {"seed": 1, "learning_rate": 0.1, "workdir": "elsewhere", "unheard_of": 1}
-    assert disagreements(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}
+    assert diff_settings(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}

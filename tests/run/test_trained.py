@@ -5,31 +5,30 @@ import numpy as np
 import pytest
 
 from lenet_jax import cli, evaluate, export, predict, report
-from lenet_jax.run import checkpoint, trained
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import checkpoint, folder, trained
 
 
-def test_a_run_is_its_newest_checkpoint_with_what_it_says_of_itself(tiny_run):
+def test_a_run_is_its_latest_checkpoint_with_what_it_says_of_itself(tiny_run):
     run = trained.load(tiny_run)
-    newest = checkpoint.steps(tiny_run / workdir.CHECKPOINTS)[-1]
+    latest = checkpoint.steps(tiny_run / folder.CHECKPOINTS)[-1]
     like = {"params": run.params}
-    stored = checkpoint.restore(tiny_run / workdir.CHECKPOINTS, newest, like).tree["params"]
-    assert run.step == newest
+    stored = checkpoint.restore(tiny_run / folder.CHECKPOINTS, latest, like).tree["params"]
+    assert run.step == latest
     np.testing.assert_array_equal(run.params["fc3"]["bias"], stored["fc3"]["bias"])
-    assert run.config == workdir.read_config(tiny_run)
+    assert run.config == folder.read_config(tiny_run)
     assert [record["epoch"] for record in run.metrics] == [1, 2]
-    assert run.scaling == {name: run.config["data"][name] for name in ("mean", "std")}
+    assert run.normalization == {name: run.config["data"][name] for name in ("mean", "std")}
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_read(tiny_run, tmp_path):
+def test_a_damaged_latest_checkpoint_is_told_and_the_one_before_is_read(tiny_run, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(tiny_run, path)
-    older, newest = checkpoint.steps(path / workdir.CHECKPOINTS)[-2:]
-    (path / workdir.CHECKPOINTS / f"step_{newest:08d}" / checkpoint.SUMS).write_text("other\n")
+    older, latest = checkpoint.steps(path / folder.CHECKPOINTS)[-2:]
+    (path / folder.CHECKPOINTS / f"step_{latest:08d}" / checkpoint.SUMS).write_text("other\n")
     lines = []
     assert trained.load(path, lines.append).step == older
     assert len(lines) == 1
-    assert str(newest) in lines[0]
+    assert str(latest) in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
     ("command", "rest"),
     [(evaluate, []), (predict, ["a.png"]), (report, []), (export, ["--format=html"])],
 )
-def test_the_commands_that_use_a_run_keep_their_compiled_programs(command, rest, monkeypatch):
+def test_the_commands_that_use_a_run_keep_their_compiled_functions(command, rest, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "enable_compilation_cache", lambda: asked.append(True))
     with pytest.raises(SystemExit):
