@@ -1,11 +1,15 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lenet_jax import cli, evaluate, export, predict, report
-from lenet_jax.run import checkpoint, folder, trained
+from lenet_jax import cli, data, evaluate, export, predict, report
+from lenet_jax.core import epoch, losses, metrics
+from lenet_jax.core.model import LeNet
+from lenet_jax.run import checkpoint, folder, log, loop, trained
+from lenet_jax.run.settings import Settings
 
 
 def test_a_run_is_its_latest_checkpoint_with_what_it_says_of_itself(tiny_run):
@@ -29,6 +33,35 @@ def test_a_damaged_latest_checkpoint_is_told_and_the_one_before_is_read(tiny_run
     assert trained.load(path, lines.append).step == older
     assert len(lines) == 1
     assert str(latest) in lines[0]
+
+
+OLD = Path(__file__).parents[1] / "fixtures" / "run-80f240e"  # of one epoch, sgd
+
+
+def test_a_run_of_the_version_before_is_read():
+    run = trained.load(OLD, pytest.fail)
+    test = data.load("digits").test._replace(**run.normalization)
+    logits = epoch.predict(LeNet(), run.params, test)
+    (record,) = run.metrics
+    assert (run.step, record["epoch"]) == (22, 1)
+    assert float(metrics.accuracy(logits, test.labels)) == pytest.approx(record["test_accuracy"])
+    assert float(losses.cross_entropy(logits, test.labels)) == pytest.approx(record["test_loss"])
+
+
+def test_a_run_of_the_version_before_is_continued(tmp_path):
+    path, lines = Path(shutil.copytree(OLD, tmp_path / "run")), []
+    flags = Settings(dataset="digits", optimizer="sgd", schedule="constant", epochs=2, keep=1)
+    dataset = data.load("digits")
+    loop.fit(loop.resolve(flags, dataset), dataset, path, lines.append)
+    assert lines[0].startswith("note: since the run began, ")
+    assert lines[1] == f"found step 22 of the run in {path}"
+    old, new = trained.load(path, pytest.fail).metrics
+    assert [old] == trained.load(OLD, pytest.fail).metrics
+    assert new["epoch"] == 2
+    assert new["train_loss"] < old["train_loss"]
+    assert new["test_accuracy"] > old["test_accuracy"]
+    assert checkpoint.steps(path / folder.CHECKPOINTS) == [44]
+    assert len(list((path / log.EVENTS).iterdir())) == 2
 
 
 @pytest.mark.parametrize(
