@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,7 @@ def train(
     batch_size: int = 64,
     schedule: str = "onecycle",
     slice_size: int = 8,
+    model: nn.Module | None = None,
     log_updates: Callable[[int], None] = lambda updates: None,
 ) -> Population:
     """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
@@ -71,6 +73,7 @@ def train(
       members: what distinguishes them; different optimizers are different calls.
       split: of uint8 images.
       optimizer: one of `optimizers.OPTIMIZERS`. schedule: one of `optimizers.SCHEDULES`.
+      model: of all members; `LeNet()` if None.
       log_updates: is called with the number of updates that were done, over all networks.
 
     Raises:
@@ -87,7 +90,7 @@ def train(
         count, curve = num_members(part), []
         mesh = make_member_mesh(count)
         part = _pad_to_mesh(part, mesh)
-        states = shard(mesh, create(part, optimizer, schedule_fn))
+        states = shard(mesh, create(part, optimizer, schedule_fn, model))
         replicated = replicate(mesh, split)
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
@@ -146,15 +149,20 @@ def _pad_to_mesh(members: MemberConfig, mesh: Mesh) -> MemberConfig:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows] if np.ndim(leaf) else leaf, members)
 
 
-@partial(jit, static_argnames=("optimizer", "schedule"))
-def create(members: MemberConfig, optimizer: str, schedule: Schedule | None = None) -> TrainState:
+@partial(jit, static_argnames=("optimizer", "schedule", "model"))
+def create(
+    members: MemberConfig,
+    optimizer: str,
+    schedule: Schedule | None = None,
+    model: nn.Module | None = None,
+) -> TrainState:
     """N fresh states as one, leaves [N, ...]; see `make_optimizer` for the rest."""
 
     def one(member: MemberConfig) -> TrainState:
         tx = make_optimizer(
             optimizer, member.learning_rate, schedule=schedule, **(member.optimizer_settings or {})
         )
-        return create_train_state(seeds.init_key(member.seed), tx)
+        return create_train_state(seeds.init_key(member.seed), tx, model)
 
     return _vmap(one, members)(members)
 
@@ -218,13 +226,20 @@ def train_steps(
     return run(members, states, orders, (split, number, start, stop))
 
 
-@partial(jit, static_argnames=("batch_size", "slice_size"))
-def predict(params: Any, split: Split, *, batch_size: int = 250, slice_size: int = 8) -> jax.Array:
+@partial(jit, static_argnames=("batch_size", "slice_size", "model"))
+def predict(
+    params: Any,
+    split: Split,
+    *,
+    batch_size: int = 250,
+    slice_size: int = 8,
+    model: nn.Module | None = None,
+) -> jax.Array:
     """Logits [N, M, 10] of N networks (leaves [N, ...]) for a split, whose labels do not matter.
 
     At most `batch_size` images of `slice_size` networks are in work at a time.
     """
-    one = lambda params: epoch.predict(LeNet(), params, split, batch_size=batch_size)
+    one = partial(epoch.predict, model or LeNet(), split=split, batch_size=batch_size)
     return lax.map(one, params, batch_size=slice_size)
 
 

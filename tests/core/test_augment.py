@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("digits").train_images[:32]  # [32, 32, 32, 1] uint8
+    return data.load("digits").train.images[:32]  # [32, 32, 32, 1] uint8
 
 
 def constant(value):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax.core import losses
+from lenet_jax.core import losses, ops
 from lenet_jax.core.augment import augment_config
 from lenet_jax.core.epoch import (
     epoch_order,
@@ -13,6 +13,7 @@ from lenet_jax.core.epoch import (
     train_epoch,
     train_steps,
 )
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.sharding import make_batch_mesh, replicate
 from lenet_jax.core.split import Split
@@ -33,8 +34,11 @@ def split() -> Split:
     return random_split(N)
 
 
-def fresh_state():
-    return create_train_state(jax.random.key(0), make_optimizer("adam"))
+PLAIN = LeNet(ops.conv_relu_pool_plain)  # compiles sooner, for what does not depend on the form
+
+
+def fresh_state(model=PLAIN):
+    return create_train_state(jax.random.key(0), make_optimizer("adam"), model)
 
 
 def assert_same_params(a, b, rtol=0.0) -> None:
@@ -97,13 +101,13 @@ def test_normalised_pixels_are_float64_numpys():
 def test_an_epoch_is_its_steps_one_after_the_other(split):
     images, labels = split.images, split.labels
     key = jax.random.key(3)
-    state, losses_of_steps, accuracies = fresh_state(), [], []
+    state, losses_of_steps, accuracies = fresh_state(LeNet()), [], []
     for rows in epoch_order(key, N, batch_size=B):
         batch = {"image": normalize(images[rows], 0.5, 0.3), "label": labels[rows]}
         state, metrics = train_step(state, batch)
         losses_of_steps.append(float(metrics["loss"]))
         accuracies.append(float(metrics["accuracy"]))
-    epoch_state, metrics = train_epoch(fresh_state(), split, key, batch_size=B)
+    epoch_state, metrics = train_epoch(fresh_state(LeNet()), split, key, batch_size=B)
     assert int(epoch_state.step) == 6
     # adam divides by the root of a squared gradient: rounding of 1e-7 comes out as some 1e-5
     assert_same_params(epoch_state.params, state.params, rtol=2e-5)
@@ -136,7 +140,8 @@ def test_two_devices_that_share_batches_do_what_one_does(amount):
     how = {"batch_size": 64, "augment_config": None if amount is None else augment_config(amount)}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
-    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1))
+    model = PLAIN if amount else LeNet()
+    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), model)
     alone, wanted = train_epoch(fresh(), split, key, **how)
     arguments = replicate(mesh, (fresh(), split))
     together, got = train_epoch(*arguments, key, mesh=mesh, **how)
@@ -168,7 +173,7 @@ def test_evaluation_uses_the_given_loss(split):
 
 def test_an_epoch_vmaps_over_networks(split):
     tx = make_optimizer("sgd", 0.1)
-    make = lambda seed: create_train_state(jax.random.key(seed), tx)
+    make = lambda seed: create_train_state(jax.random.key(seed), tx, PLAIN)
     epoch = lambda state, key: train_epoch(state, split, key, batch_size=25)
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds + 10)

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lenet_jax import create_train_state, data, make_optimizer, train
-from lenet_jax.core import augment, losses, population
+from lenet_jax import create_train_state, data, make_optimizer
+from lenet_jax.core import augment, losses, ops, population
 from lenet_jax.core.epoch import epoch_order, run_steps
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_schedule
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.sharding import make_member_mesh
+from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
 B, EPOCHS, N = 32, 2, 5
+PLAIN = LeNet(ops.conv_relu_pool_plain)  # compiles sooner, for what does not depend on the form
 # Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
 # of at most four they are 2 and 1, likewise filled, and then 1 and 1.
 MEMBERS = {
     "seeds, rates, smoothing, augmentation": (
+        PLAIN,  # adam makes whole steps of its rounding
         "nesterov",
         N,
         MemberConfig(
@@ -34,6 +38,7 @@ MEMBERS = {
         ),
     ),
     "shared batches and numbers": (
+        LeNet(),
         "adam",
         4,
         MemberConfig(
@@ -55,7 +60,7 @@ def digits():
 
 @pytest.fixture(scope="module", params=MEMBERS)
 def trained(request, digits):
-    (optimizer, slice_size, members), reports = MEMBERS[request.param], []
+    (model, optimizer, slice_size, members), reports = MEMBERS[request.param], []
     together = population.train(
         members,
         digits,
@@ -63,9 +68,10 @@ def trained(request, digits):
         epochs=EPOCHS,
         batch_size=B,
         slice_size=slice_size,
+        model=model,
         log_updates=reports.append,
     )
-    return optimizer, members, together, reports
+    return model, optimizer, members, together, reports
 
 
 @jax.jit
@@ -82,13 +88,13 @@ def epoch_alone(state, split, order, key, smoothing, augment_config):
     )
 
 
-def alone(optimizer, member, split):
+def alone(model, optimizer, member, split):
     """The same network by the functions for one, step by step as `train` documents them."""
     schedule = make_schedule("onecycle", EPOCHS * (len(split.labels) // B))
     settings = jax.tree.map(float, member.optimizer_settings)
     tx = make_optimizer(optimizer, float(member.learning_rate), schedule=schedule, **settings)
     key = jax.random.fold_in(jax.random.key(int(member.seed)), 0)
-    state, totals = create_train_state(key, tx), []
+    state, totals = create_train_state(key, tx, model), []
     order_key = jax.random.fold_in(jax.random.key(int(member.order_seed)), 1)
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
     config = None if member.augment is None else augment.augment_config(float(member.augment))
@@ -101,11 +107,11 @@ def alone(optimizer, member, split):
 
 
 def test_each_member_is_the_network_trained_alone(trained, digits):
-    optimizer, members, together, _ = trained
+    model, optimizer, members, together, _ = trained
     (arrays,) = population.slices(members, N)
     for i in range(N):
         member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
-        params, totals = alone(optimizer, member, digits)
+        params, totals = alone(model, optimizer, member, digits)
         assert_same_network(together.params, i, params)
         curve = together.curves["loss"][i].reshape(EPOCHS, -1).mean(axis=1)
         np.testing.assert_allclose(curve, totals, rtol=1e-4)
@@ -127,8 +133,8 @@ def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path,
     settings = Settings(
         optimizer="nesterov", dataset="digits", epochs=1, batch_size=B, augment=0.5, seed=4
     )
-    settings = train.resolve(settings, dataset)
-    state = train.fit(settings, dataset, tmp_path, lambda line: None)
+    settings = loop.resolve(settings, dataset)
+    state = loop.fit(settings, dataset, tmp_path, lambda line: None)
     together = population.train(
         MemberConfig(seed=[3, 4], order_seed=[3, 4], augment=0.5),
         digits,
@@ -143,7 +149,7 @@ def test_devices_share_the_members(digits):
     mesh = make_member_mesh(2)
     members = MemberConfig(seed=np.arange(2))
     states, _ = population.train_steps(
-        population.create(members, "sgd"),
+        population.create(members, "sgd", None, PLAIN),
         members,
         digits,
         population.epoch_orders(members, 0, 320, batch_size=B),
@@ -157,7 +163,7 @@ def test_devices_share_the_members(digits):
 
 
 def test_members_differ_and_every_update_is_reported(trained):
-    _, _, together, reports = trained
+    *_, together, reports = trained
     kernels = together.params["conv2"]["kernel"]
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels) == N
     assert sum(reports) == N * EPOCHS * (320 // B)
@@ -171,6 +177,7 @@ def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
         optimizer="sgd",
         epochs=1,
         batch_size=B,
+        model=PLAIN,
     )
     # The first two are on one device, in one vmap.
     healthy, ill = train([0.05, 0.1, 0.02, 0.01]), train([0.05, 1e20, 0.02, 0.01])
@@ -183,13 +190,13 @@ def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
 def test_predictions_are_each_networks_own_and_an_ensemble_is_their_mean_probability(
     trained, digits
 ):
-    _, _, together, _ = trained
+    model, *_, together, _ = trained
     digits = digits._replace(images=digits.images[:30])
-    logits = population.predict(together.params, digits, batch_size=20, slice_size=2)
+    logits = population.predict(together.params, digits, batch_size=20, slice_size=2, model=model)
     assert logits.shape == (N, 30, 10)
     for i in range(N):
         one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together.params)
-        wanted = population.predict(one, digits)[0]
+        wanted = population.predict(one, digits, model=model)[0]
         np.testing.assert_allclose(logits[i], wanted, rtol=1e-4, atol=1e-4)
     wanted = np.log(special.softmax(np.asarray(logits, float), axis=-1).mean(axis=0))
     np.testing.assert_allclose(population.ensemble(logits), wanted, rtol=1e-4, atol=1e-5)
