@@ -1,6 +1,6 @@
-"""A headless Chromium, driven over a pipe: the DevTools protocol, and no package for it.
+"""A headless Chromium, driven over a pipe by the DevTools protocol, without a package for it.
 
-https://chromedevtools.github.io/devtools-protocol. Mouse, touch and keys enter as a person's do.
+https://chromedevtools.github.io/devtools-protocol. Mouse, touch and keys are real input events.
 """
 
 import base64
@@ -35,7 +35,7 @@ def find() -> str | None:
 
 
 class Browser:
-    """One page in a browser; `events` collects what it tells unasked, method by method."""
+    """One page in a browser; `events` collects the events that it sends, in order."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._rest = write, read, b""
@@ -129,7 +129,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=2 * ctrl)
 
     def screenshot(self, file: Path) -> None:
-        """The whole page as a PNG."""
+        """All of the page as a PNG."""
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(picture["data"]))
 

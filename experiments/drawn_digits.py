@@ -1,4 +1,4 @@
-"""Digits that neither this project nor MNIST has made: printed, photographed, drawn on the page."""
+"""Digits from neither this project nor MNIST: printed, photographed, drawn on the page."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
 def printed(digit: int, font: str, *, size: int = 100, side: int = 160) -> np.ndarray:
-    """Black on white, in the middle: uint8 [side, side]."""
+    """Black on white, centred: uint8 [side, side]."""
     image = Image.new("L", (side, side), 255)
     face = ImageFont.truetype(FOLDER / f"{font}.ttf", size)
     ImageDraw.Draw(image).text((side / 2, side / 2), str(digit), 0, font=face, anchor="mm")
@@ -26,7 +26,7 @@ def printed(digit: int, font: str, *, size: int = 100, side: int = 160) -> np.nd
 
 
 def photographed(digit: int, font: str, rng: np.random.Generator) -> np.ndarray:
-    """Turned, off the middle, out of focus, unevenly lit, grainy; dark on light or not."""
+    """Rotated, off-centre, out of focus, unevenly lit, grainy; dark on light or light on dark."""
     width, height = rng.integers(90, 340, 2).tolist()
     image = Image.new("L", (width, height), 0)
     face = ImageFont.truetype(FOLDER / f"{font}.ttf", min(width, height) * rng.uniform(0.4, 0.9))
@@ -44,7 +44,7 @@ def photographed(digit: int, font: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def in_colour(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same with another dark and another light colour: uint8 [height, width, 3]."""
+    """The same in a random dark and a random light colour: uint8 [height, width, 3]."""
     dark, light = rng.uniform(0, 100, 3), rng.uniform(140, 255, 3)
     return (dark + (light - dark) * (grey / 255)[..., None]).astype(np.uint8)
 
@@ -66,7 +66,7 @@ def arc(x: float, y: float, width: float, height: float, start: int, stop: int) 
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
 
-# Digits as a hand draws them: strokes, in parts of the pad's side.
+# Digits as a hand draws them: strokes, in units of the pad's side.
 DRAWN = {
     0: [arc(0.5, 0.5, 0.2, 0.3, -90, 270)],
     1: [line((0.5, 0.2), (0.5, 0.8))],
@@ -82,7 +82,7 @@ DRAWN = {
 
 
 def on_screen(window: Browser, stroke: list[Point]) -> list[Point]:
-    """From parts of the pad's side to pixels of the window."""
+    """From units of the pad's side to pixels of the window."""
     box = window.evaluate("(({x, y, width}) => [x, y, width])(pad.getBoundingClientRect())")
     return [(box[0] + x * box[2], box[1] + y * box[2]) for x, y in stroke]
 

@@ -1,6 +1,6 @@
 """Does it read digits that neither MNIST nor we made, and are the exports the same network?
 
-Trains on MNIST with distorted copies (or takes a finished run), and asks `predict` about digits of
+Trains on MNIST with augmented images (or takes a finished run), and asks `predict` about digits of
 ten fonts that come with matplotlib: printed, photographed (turned, out of focus, unevenly lit,
 grainy), and photographed in two colours and kept as JPEG; the pictures go through files, as a
 person's do. Then writes every export, runs it by what it is for, and compares the logits of 1,000
@@ -13,6 +13,7 @@ cores.
 """
 
 import argparse
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable
@@ -22,16 +23,15 @@ import _mnist
 import browser
 import drawn_digits
 import jax
-import jax.numpy as jnp
 import numpy as np
 from _results import path, write_json, write_markdown
 from PIL import Image
 
-from lenet_jax import cli, data, evaluate, export, predict, report, train
-from lenet_jax.core import epoch
-from lenet_jax.core.model import LeNet
-from lenet_jax.interop import pytorch as interchange
+from lenet_jax import cli, data, export, predict, report
+from lenet_jax.interop.pytorch import read_params
+from lenet_jax.run import loop
 from lenet_jax.run import trained as runs
+from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.settings import Settings
 
 EPOCHS, COMPARED, COPIES = 5, 1000, 5  # copies of each digit and font that are photographed
@@ -56,7 +56,7 @@ def train_one(mnist: data.Dataset, folder: Path) -> Path:
     )
     run = Path("runs", "mnist")
     run.mkdir(parents=True)
-    train.fit(train.resolve(settings, mnist), mnist, run)
+    loop.fit(loop.resolve(settings, mnist), mnist, run)
     return run
 
 
@@ -72,8 +72,8 @@ def read(run: runs.TrainedRun, file: Path) -> dict[str, dict[str, list[int]]]:
                 picture = file.with_suffix(f".{suffix}")
                 Image.fromarray(make(digit, font, rng)).save(picture, **how)
                 images.append(predict.prepare(picture, run))
-            taken = predict.probabilities(run, images).argmax(axis=1)
-            found[form][font] = [int(np.sum(taken == labels)), len(labels)]
+            predicted = predict.predict_probs(run, images).argmax(axis=1)
+            found[form][font] = [int(np.sum(predicted == labels)), len(labels)]
     return found
 
 
@@ -89,12 +89,12 @@ def in_pytorch(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarr
     net.load_state_dict(load_file(file), strict=True)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2) / 255).float()
     with torch.no_grad():
-        return net((x - run.scaling["mean"]) / run.scaling["std"]).numpy()
+        return net((x - run.normalization["mean"]) / run.normalization["std"]).numpy()
 
 
 def read_back(run: runs.TrainedRun, file: Path, images: np.ndarray) -> jax.Array:
-    params, _ = interchange.read_params(file)
-    return epoch.predict(LeNet(), params, jnp.asarray(images), **run.scaling)
+    params, _ = read_params(file)
+    return predict_logits(dataclasses.replace(run, params=params), images)
 
 
 def in_jax_alone(run: runs.TrainedRun, file: Path, images: np.ndarray) -> jax.Array:
@@ -128,7 +128,7 @@ EXPORTS: dict[str, tuple[str, Callable]] = {
 
 def differences(run: runs.TrainedRun, images: np.ndarray) -> dict[str, float]:
     """name -> the largest difference of a logit from ours, to the largest logit."""
-    ours, found = np.asarray(evaluate.classify(run, images)), {}
+    ours, found = np.asarray(predict_logits(run, images)), {}
     for name, (form, logits_in) in EXPORTS.items():
         try:
             settings = export.ExportSettings(workdir=str(run.path), format=form)
@@ -169,8 +169,8 @@ def table(settings: dict, read: dict, different: dict[str, float]) -> str:
         cells = (f"{right} of {asked}" for right, asked in (fonts[font] for fonts in read.values()))
         lines.append(f"| {font} | " + " | ".join(cells) + " |")
     sums = [np.sum(list(fonts.values()), axis=0) for fonts in read.values()]
-    shares = (f"**{right / asked:.1%}** of {asked:,}" for right, asked in sums)
-    lines += ["| all | " + " | ".join(shares) + " |", ""]
+    totals = (f"**{right / asked:.1%}** of {asked:,}" for right, asked in sums)
+    lines += ["| all | " + " | ".join(totals) + " |", ""]
     lines += ["| exported to | largest difference from our logits |", "|---|--:|"]
     lines += [
         f"| {name} | {value:.1e} |" if value else f"| {name} | 0 |"
@@ -194,7 +194,7 @@ def main() -> None:
             os.chdir(folder)  # so that the report's paths are those of no machine
             run = runs.load(train_one(mnist, Path(folder)))
         found = read(run, Path(folder, "digit"))
-        different = differences(run, mnist.test_images[:COMPARED])
+        different = differences(run, mnist.test.images[:COMPARED])
         if browser.find():
             report.main(["report", f"--workdir={run.path}"])
             show(run)

@@ -12,7 +12,6 @@ Prints a table and writes it to results/learning_rates.{json,md}; about 4 minute
 
 import _mnist
 import jax
-import jax.numpy as jnp
 from _results import describe_machine, write_json, write_markdown
 from tqdm import tqdm
 
@@ -32,22 +31,17 @@ EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 1
 
 def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:
     """Of the network after the last step, on the training images it has not seen."""
-    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
-    scaling = {"mean": mnist.mean, "std": mnist.std}
-    steps = EPOCHS * ((len(labels) - HELD_OUT) // BATCH_SIZE)
+    images, labels = jax.device_put((mnist.train.images, mnist.train.labels))
+    held_out = mnist.train._replace(images=images[:HELD_OUT], labels=labels[:HELD_OUT])
+    rest = mnist.train._replace(images=images[HELD_OUT:], labels=labels[HELD_OUT:])
+    steps = EPOCHS * (len(rest.labels) // BATCH_SIZE)
     tx = make_optimizer(name, learning_rate, schedule=make_schedule("onecycle", steps))
     key = jax.random.key(seed)
     state = create_train_state(key, tx)
     for epoch in range(EPOCHS):
-        state, _ = train_epoch(
-            state,
-            images[HELD_OUT:],
-            labels[HELD_OUT:],
-            jax.random.fold_in(key, epoch),
-            batch_size=BATCH_SIZE,
-            **scaling,
-        )
-    return float(evaluate(state, images[:HELD_OUT], labels[:HELD_OUT], **scaling)["accuracy"])
+        epoch_key = jax.random.fold_in(key, epoch)
+        state, _ = train_epoch(state, rest, epoch_key, batch_size=BATCH_SIZE)
+    return float(evaluate(state, held_out)["accuracy"])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How far does LeNet-5 of 1998 get today, with error bars?
 
 The error table of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
-recognition" (1998), figure 9, beside this network's: (a) plain; (b) trained on distorted copies,
+recognition" (1998), figure 9, beside this network's: (a) plain; (b) trained on augmented images,
 as theirs with "distortions"; (c) several networks together, as their "boosted" LeNet-4. Each row is
 the mean over seeds at the last step, trained on all 60,000 images.
 
@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.core import augment, metrics, population
-from lenet_jax.core.population import Members
+from lenet_jax.core.population import MemberConfig
+from lenet_jax.core.split import Split
 
 BATCH_SIZE, HELD_OUT, TOGETHER = 64, 10_000, 10
 # Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.
@@ -90,36 +91,29 @@ LECUN = (
 
 
 def grid(axes: dict) -> list[dict]:
-    """Every combination of an entry of SEARCH, one dictionary a network."""
+    """Every combination of an entry of SEARCH, one dictionary per network."""
     cells = [{"epochs": axes["epochs"]}]
     for name in ("learning_rate", "weight_decay", "label_smoothing", "augment"):
         cells = [cell | {name: value} for cell in cells for value in axes[name]]
     return [cell | {"seed": seed} for cell in cells for seed in range(axes["seeds"])]
 
 
-def train(
-    cells: list[dict],
-    images: jax.Array,
-    labels: jax.Array,
-    mnist: data.Dataset,
-    folder: Path,
-    bar: tqdm,
-) -> tuple[dict, list[float]]:
+def train(cells: list[dict], split: Split, folder: Path, bar: tqdm) -> tuple[dict, list[float]]:
     """Parameters [N, ...] of the networks in `cells`, and the processor seconds of each.
 
     A slice that is in `folder` already is read, not trained.
     """
     parameters, seconds = [], []
-    data_digest = hashlib.sha256(np.asarray(images).tobytes()).hexdigest()
+    data_digest = hashlib.sha256(np.asarray(split.images).tobytes()).hexdigest()
     count = -(-len(cells) // TOGETHER)
-    for rows in np.array_split(np.arange(len(cells)), count):  # alike: each size compiles anew
+    for rows in np.array_split(np.arange(len(cells)), count):  # equal sizes: each compiles anew
         part = [cells[i] for i in rows]
         name = json.dumps([part, BATCH_SIZE, data_digest, augment.STANDARD], sort_keys=True)
         file = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
         if file.exists():
-            bar.update(len(part) * part[0]["epochs"] * (len(labels) // BATCH_SIZE))
+            bar.update(len(part) * part[0]["epochs"] * (len(split.labels) // BATCH_SIZE))
         else:
-            _train_slice(part, images, labels, mnist, file, bar)
+            _train_slice(part, split, file, bar)
         with np.load(file) as stored:
             seconds += [float(stored["seconds"])] * len(part)
             parameters.append({name: stored[name] for name in stored if "/" in name})
@@ -130,30 +124,27 @@ def train(
     return params, seconds
 
 
-def _train_slice(part, images, labels, mnist, file, bar) -> None:
+def _train_slice(part: list[dict], split: Split, file: Path, bar: tqdm) -> None:
     column = lambda name: np.array([cell[name] for cell in part])
     seeds = column("seed")
     plain = part[0]["augment"] is None
-    members = Members(
+    members = MemberConfig(
         seed=seeds,
         order_seed=seeds,
         learning_rate=column("learning_rate"),
-        settings={"weight_decay": column("weight_decay")},
+        optimizer_settings={"weight_decay": column("weight_decay")},
         label_smoothing=column("label_smoothing"),
         augment=None if plain else column("augment"),
     )
     began = time.process_time()
     trained = population.train(
         members,
-        images,
-        labels,
+        split,
         optimizer="adamw",
         epochs=part[0]["epochs"],
         batch_size=BATCH_SIZE,
-        mean=mnist.mean,
-        std=mnist.std,
         slice_size=len(part),
-        report=bar.update,
+        log_updates=bar.update,
     )
     if not trained.finite.all():
         raise SystemExit(
@@ -176,15 +167,17 @@ def total(cells: list[dict], examples: int) -> int:
 
 
 def search(mnist: data.Dataset, folder: Path) -> None:
-    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
+    images, labels = jax.device_put((mnist.train.images, mnist.train.labels))
+    held_out = mnist.train._replace(images=images[:HELD_OUT], labels=labels[:HELD_OUT])
+    rest = mnist.train._replace(images=images[HELD_OUT:], labels=labels[HELD_OUT:])
     candidates = {name: grid(axes) for name, axes in SEARCH.items()}
     rows = []
-    count = sum(total(cells, len(labels) - HELD_OUT) for cells in candidates.values())
+    count = sum(total(cells, len(rest.labels)) for cells in candidates.values())
     with tqdm(total=count, unit="update", disable=None) as bar:
         for name, cells in candidates.items():
-            params, _ = train(cells, images[HELD_OUT:], labels[HELD_OUT:], mnist, folder, bar)
-            logits = population.predict(params, images[:HELD_OUT], mean=mnist.mean, std=mnist.std)
-            errors = 1 - jax.vmap(metrics.accuracy, (0, None))(logits, labels[:HELD_OUT])
+            params, _ = train(cells, rest, folder, bar)
+            logits = population.predict(params, held_out)
+            errors = 1 - jax.vmap(metrics.accuracy, (0, None))(logits, held_out.labels)
             rows += [
                 {"row": name, **cell, "error": float(error)}
                 for cell, error in zip(cells, errors, strict=True)
@@ -209,7 +202,6 @@ def search(mnist: data.Dataset, folder: Path) -> None:
 
 
 def table(mnist: data.Dataset, folder: Path) -> None:
-    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
     networks = {
         name: [
             {key: value for key, value in recipe.items() if key != "seeds"}
@@ -218,22 +210,19 @@ def table(mnist: data.Dataset, folder: Path) -> None:
         ]
         for name, recipe in RECIPES.items()
     }
-    count = sum(total(cells, len(labels)) for cells in networks.values())
+    count = sum(total(cells, len(mnist.train.labels)) for cells in networks.values())
     with tqdm(total=count, unit="update", disable=None) as bar:
-        trained = {
-            name: train(cells, images, labels, mnist, folder, bar)
-            for name, cells in networks.items()
-        }
-    # The test images, once a run of this script; see RECIPES for what had been read before it.
-    test, truth = jnp.asarray(mnist.test_images), jnp.asarray(mnist.test_labels)
+        trained = {name: train(cells, mnist.train, folder, bar) for name, cells in networks.items()}
+    # The test images, once per run of this script; see RECIPES for what had been read before it.
+    labels = jnp.asarray(mnist.test.labels)
     rows = []
     for name, (params, seconds) in trained.items():
-        logits = population.predict(params, test, mean=mnist.mean, std=mnist.std)  # [N, M, 10]
-        alone = [measure(jax.nn.log_softmax(one), truth) for one in logits]
+        logits = population.predict(params, mnist.test)  # [N, M, 10]
+        alone = [measure(jax.nn.log_softmax(one), labels) for one in logits]
         rows.append(summary(f"{name}, one network", alone, RECIPES[name], sum(seconds[:1])))
         for count in sorted({TOGETHER, len(logits)}):
             groups = [logits[i : i + count] for i in range(0, len(logits) - count + 1, count)]
-            together = [measure(population.ensemble(group), truth) for group in groups]
+            together = [measure(population.ensemble(group), labels) for group in groups]
             title = f"{name}, {count} networks together"
             rows.append(summary(title, together, RECIPES[name], count * seconds[0]))
     write_json("lecun1998", {"recipes": RECIPES, "rows": rows})
@@ -261,7 +250,7 @@ def table(mnist: data.Dataset, folder: Path) -> None:
 
 
 def measure(log_probabilities: jax.Array, labels: jax.Array) -> dict[str, float]:
-    """Of log-probabilities [M, 10]: percent, nats an image, percent."""
+    """Of log-probabilities [M, 10]: percent, nats per image, percent."""
     return {
         "error": 100 * (1 - float(metrics.accuracy(log_probabilities, labels))),
         "log_likelihood": -float(metrics.negative_log_likelihood(log_probabilities, labels)),
@@ -274,11 +263,11 @@ def summary(name: str, runs: list[dict], recipe: dict, seconds: float) -> dict:
     """A row: means over `runs`, the standard deviation of the error, what one of them costs."""
     means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
     errors = [run["error"] for run in runs]
-    deviation = float(np.std(errors, ddof=1)) if len(errors) > 2 else None  # of 2 it says nothing
+    sd = float(np.std(errors, ddof=1)) if len(errors) > 2 else None  # of 2 it says nothing
     return {
         "name": name,
         **means,
-        "error_sd": deviation,
+        "error_sd": sd,
         "errors": errors,
         "runs": len(runs),
         "epochs": recipe["epochs"],

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import _mnist
 import jax
-import jax.numpy as jnp
 import numpy as np
 from _results import path, write_json, write_markdown
 from matplotlib.figure import Figure
 from scipy import stats
 from tqdm import tqdm
 
-from lenet_jax import cli, data, sweep
+from lenet_jax import cli, data
 from lenet_jax.core import metrics, population
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
-from lenet_jax.run import folder as workdir
+from lenet_jax.files import atomic_write
+from lenet_jax.run import grid
+from lenet_jax.sweep import format_table
 
 OPTIMIZERS, EPOCHS, SEEDS, SLICE = ("sgd", "nesterov", "adam", "rmsprop"), 3, 10, 10
 FOLDER = Path("runs/optimizers")
@@ -40,10 +41,10 @@ def tune(optimizer: str, mnist: data.Dataset) -> list[dict]:
       SystemExit: it does not after rates far from the default; then the grid is wrong.
     """
     default = DEFAULT_LEARNING_RATE[optimizer]
-    new = [factor * default for factor in sweep.FACTORS]
+    new = [factor * default for factor in grid.FACTORS]
     records: list[dict] = []
     for part in range(4):
-        settings = sweep.SweepSettings(
+        settings = grid.SweepSettings(
             optimizers=optimizer,
             learning_rates=",".join(f"{rate:g}" for rate in new),
             seeds=2,
@@ -52,9 +53,9 @@ def tune(optimizer: str, mnist: data.Dataset) -> list[dict]:
         )
         folder = FOLDER / f"{optimizer}-{part}"
         folder.mkdir(parents=True, exist_ok=True)
-        records += sweep.run(sweep.resolve(settings, mnist), mnist, folder)
-        rows = sorted(sweep.summarise(records), key=lambda row: row["learning_rate"])
-        print(sweep.describe(rows), flush=True)
+        records += grid.run(grid.resolve(settings, mnist), mnist, folder)
+        rows = sorted(grid.summarise(records), key=lambda row: row["learning_rate"])
+        print(format_table(rows), flush=True)
         rates = [row["learning_rate"] for row in rows]
         best = next(row["learning_rate"] for row in rows if row["best"])
         if best not in (rates[0], rates[-1]):
@@ -68,27 +69,24 @@ def final(optimizer: str, rate: float, mnist: data.Dataset, bar: tqdm) -> dict:
     file = FOLDER / f"final-{optimizer}-{rate:g}-{SEEDS}-{EPOCHS}.json"
     if file.exists():
         return json.loads(file.read_text())
-    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
-    seeds, scaling = 1000 + np.arange(SEEDS), {"mean": mnist.mean, "std": mnist.std}
+    seeds = 1000 + np.arange(SEEDS)
     trained = population.train(
-        population.Members(seeds, seeds, rate),
-        images,
-        labels,
+        population.MemberConfig(seeds, seeds, rate),
+        mnist.train,
         optimizer=optimizer,
         epochs=EPOCHS,
         slice_size=SLICE,
-        report=bar.update,
-        **scaling,
+        log_updates=bar.update,
     )
-    logits = population.predict(trained.params, jnp.asarray(mnist.test_images), **scaling)
-    accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, jnp.asarray(mnist.test_labels))
+    logits = population.predict(trained.params, mnist.test)
+    accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, mnist.test.labels)
     result = {
         "optimizer": optimizer,
         "learning_rate": rate,
         "test_accuracies": [float(accuracy) for accuracy in accuracies],
         "losses": trained.curves["loss"].astype(float).round(5).tolist(),
     }
-    workdir.replace(file, json.dumps(result) + "\n")
+    atomic_write(file, json.dumps(result) + "\n")
     return result
 
 
@@ -118,7 +116,7 @@ def main() -> None:
     mnist = _mnist.load()
     rows = [row for name in OPTIMIZERS for row in tune(name, mnist)]
     best = {row["optimizer"]: row["learning_rate"] for row in rows if row["best"]}
-    updates = len(OPTIMIZERS) * SEEDS * EPOCHS * (len(mnist.train_labels) // 64)
+    updates = len(OPTIMIZERS) * SEEDS * EPOCHS * (len(mnist.train.labels) // 64)
     with tqdm(total=updates, unit="update", disable=None) as bar:
         results = [final(name, best[name], mnist, bar) for name in OPTIMIZERS]
     draw(results).savefig(path("optimizers.png"), dpi=150)

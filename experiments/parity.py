@@ -380,11 +380,11 @@ def summary(
     both = {name: largest([one[name], other[name]]) for name in one}
     lines = [
         "Largest relative difference from live PyTorch over the cases of a row; `conv_relu_pool` "
-        "and its plain twin both count. The last two columns are what float32 costs either of us: "
-        "the difference from PyTorch's float64. In training, rounding can move an activation "
-        "across the kink of a ReLU or another pixel to the maximum, with us or with PyTorch, and "
-        "RMSprop and Adam make a full step of the smallest gradient; with the same gradients only "
-        "the optimizers differ.",
+        "and its reference implementation both count. The last two columns are what float32 costs "
+        "either of us: the difference from PyTorch's float64. In training, rounding can move an "
+        "activation across the kink of a ReLU or another pixel to the maximum, with us or with "
+        "PyTorch, and RMSprop and Adam make a full step of the smallest gradient; with the same "
+        "gradients only the optimizers differ.",
         "",
         f"| compared | cases | {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---:|---:|---:|",

@@ -1,7 +1,7 @@
-"""Do many networks in one program train as fast, each, as one alone?
+"""Do many networks trained at once train as fast, each, as one alone?
 
 `population.train_steps` for 1, 2, 4, 8 and 16 networks with an order of their own, adam, batch 64,
-in turn; once with distorted copies. One alone is computed by all cores together; of several, each
+in turn; once with augmented images. One alone is computed by all cores together; of several, each
 core has its own.
 
     python experiments/populations.py
@@ -15,39 +15,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
-from jax.sharding import NamedSharding, PartitionSpec
 from throughput import ratio
 
-from lenet_jax import cli
+from lenet_jax import cli, data
 from lenet_jax.core import population
-from lenet_jax.core.population import Members
+from lenet_jax.core.population import MemberConfig
+from lenet_jax.core.sharding import make_member_mesh, replicate, shard
 
 NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 2, 4, 8, 16), 64, 6400, 9
 UPDATES = 480  # of all networks together, between two looks at the clock
 
 
 def speeds_of(amount: float | None) -> dict[str, list[float]]:
-    """Network-images a second of each number of networks, round by round."""
+    """Network-images per second of each number of networks, round by round."""
     images = jax.random.randint(jax.random.key(0), (EXAMPLES, 32, 32, 1), 0, 256).astype(jnp.uint8)
-    labels = jnp.arange(EXAMPLES) % 10
-    programs = {}
+    split = data.Split(images, jnp.arange(EXAMPLES) % 10, 0.1307, 0.3081)
+    runs = {}
     for number in NUMBERS:
         seeds = np.arange(number)
-        members = Members(seeds, seeds, 1e-3, augment=amount)
+        members = MemberConfig(seeds, seeds, 1e-3, augment=amount)
         orders = population.epoch_orders(members, 0, EXAMPLES, batch_size=BATCH_SIZE)
-        mesh = population.make_mesh(number)
-        states = population.create(members, "adam")
-        states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(population.AXIS)))
-        shared = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec()))
-        programs[number] = [members, orders, shared, mesh, states]
+        mesh = make_member_mesh(number)
+        states = shard(mesh, population.create(members, "adam"))
+        runs[number] = [members, orders, replicate(mesh, split), mesh, states]
     speeds: dict[str, list[float]] = {str(number): [] for number in NUMBERS}
     for round_number in range(ROUNDS + 1):
-        for number, (members, orders, shared, mesh, states) in programs.items():
+        for number, (members, orders, replicated, mesh, states) in runs.items():
             started = time.perf_counter()
             states, _ = population.train_steps(
-                states, members, *shared, orders, 0, 0, UPDATES // number, mesh=mesh
+                states, members, replicated, orders, 0, 0, UPDATES // number, mesh=mesh
             )
-            programs[number][-1] = jax.block_until_ready(states)
+            runs[number][-1] = jax.block_until_ready(states)
             if round_number:  # the first one compiles
                 elapsed = time.perf_counter() - started
                 speeds[str(number)].append(UPDATES * BATCH_SIZE / elapsed)
@@ -56,7 +54,7 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
 
 def main() -> None:
     cli.make_cores_devices()
-    found = {"plain": speeds_of(None), "distorted copies": speeds_of(1.0)}
+    found = {"plain": speeds_of(None), "augmented": speeds_of(1.0)}
     lines = [
         "| networks | network-images/s | to one alone | quartiles |",
         "|---|--:|--:|---|",

@@ -1,4 +1,4 @@
-"""How many images a second does a training step take in, against PyTorch and the usual Flax form?
+"""How many images per second does a training step take, against PyTorch and the usual Flax form?
 
 Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on the same batches,
 and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
@@ -6,7 +6,7 @@ a machine whose speed drifts slows all alike: the ratios are taken within a roun
 printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
 with `lenet_jax.core.jit`; the others by their libraries' defaults. "Cores as devices" is how
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
-itself; a batch too small for that (`epoch.make_mesh`) is computed on one device.
+itself; a batch too small for that (`sharding.make_batch_mesh`) is computed on one device.
 
     python experiments/throughput.py            # about 4 minutes on 2 cores
     python experiments/throughput.py --smoke    # one round of one small batch, nothing written
@@ -32,11 +32,11 @@ from tqdm import tqdm
 from tutorial_net import Net
 
 from lenet_jax import cli, create_train_state, make_optimizer, train_step, update
-from lenet_jax.core import epoch, population
 from lenet_jax.core.jit import jit
+from lenet_jax.core.sharding import BATCH, MEMBERS, make_batch_mesh, make_member_mesh
 
 BATCH_SIZES = (16, 64, 256, 1024)
-MEMBERS, MEMBER_BATCH = 8, 64
+NUM_MEMBERS, MEMBER_BATCH = 8, 64
 ROUNDS, SECONDS = 7, 0.2  # a measurement lasts at least so long
 NUM_BATCHES = 4  # different ones, so that no cache sees the same pixels every step
 
@@ -123,7 +123,7 @@ def stepwise_row(step: Callable, state, batches: dict) -> Row:
 
 
 def scan_row(step: Callable, state, batches: dict, compile_with: Callable = jax.jit) -> Row:
-    """All steps in one program; their number is data, so that it compiles once."""
+    """All steps in one compiled function; their number is data, so that it compiles once."""
 
     @compile_with
     def steps_of(state, batches: dict, steps: jax.Array):
@@ -162,17 +162,17 @@ def cores_row(
 
 def our_cores_row(batches: dict, batch_size: int) -> Row:
     """One network, whose batches the cores share."""
-    step = lambda state, batch: update(state, batch, axis_name=epoch.AXIS)[0]
-    mesh, columns = epoch.make_mesh(batch_size), PartitionSpec(None, epoch.AXIS)
+    step = lambda state, batch: update(state, batch, axis_name=BATCH)[0]
+    mesh, batch_sharded = make_batch_mesh(batch_size), PartitionSpec(None, BATCH)
     if mesh.size == 1:
         return scan_row(our_step, our_state(jax.random.key(0)), batches, jit)
     state = our_state(jax.random.key(0))
-    return cores_row(step, state, batches, mesh, PartitionSpec(), columns)
+    return cores_row(step, state, batches, mesh, PartitionSpec(), batch_sharded)
 
 
 def torch_members_row(images: np.ndarray, labels: np.ndarray) -> Row:
-    """MEMBERS networks by torch.func; plain SGD stands in for adam, which is to its advantage."""
-    nets = [Net() for _ in range(MEMBERS)]
+    """NUM_MEMBERS networks by torch.func, with plain SGD for adam, which is to its advantage."""
+    nets = [Net() for _ in range(NUM_MEMBERS)]
     params, buffers = torch.func.stack_module_state(nets)
     base = Net().to("meta")
     pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
@@ -215,10 +215,10 @@ def training_rows(batch_size: int) -> dict[str, Row]:
 
 
 def member_rows() -> dict[str, Row]:
-    """MEMBERS networks, the same batches for all."""
+    """NUM_MEMBERS networks, the same batches for all."""
     images, labels = make_batches(MEMBER_BATCH)
     batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
-    keys = jax.random.split(jax.random.key(0), MEMBERS)
+    keys = jax.random.split(jax.random.key(0), NUM_MEMBERS)
     together = lambda step: jax.vmap(step, in_axes=(0, None))
     return {
         "PyTorch torch.func": torch_members_row(images, labels),
@@ -232,8 +232,8 @@ def member_rows() -> dict[str, Row]:
             together(our_step),
             jax.vmap(our_state)(keys),
             batches,
-            population.make_mesh(MEMBERS),
-            PartitionSpec(population.AXIS),
+            make_member_mesh(NUM_MEMBERS),
+            PartitionSpec(MEMBERS),
             PartitionSpec(),
         ),
         "ours, one network in a scan": scan_row(our_step, our_state(keys[0]), batches, jit),
@@ -274,9 +274,9 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
 
 
 def measure(
-    rows: dict[str, Row], images_a_step: dict[str, int], rounds: int, seconds: float = SECONDS
+    rows: dict[str, Row], images_per_step: dict[str, int], rounds: int, seconds: float = SECONDS
 ) -> dict[str, list]:
-    """Images a second of each row in each round, the rows in turn."""
+    """Images per second of each row in each round, the rows in turn."""
     steps = {}
     for name, run in rows.items():
         for _ in range(2):  # compile, then warm up
@@ -290,7 +290,7 @@ def measure(
             started = time.perf_counter()
             run(steps[name])
             elapsed = time.perf_counter() - started
-            speeds[name].append(steps[name] * images_a_step[name] / elapsed)
+            speeds[name].append(steps[name] * images_per_step[name] / elapsed)
     return speeds
 
 
@@ -367,9 +367,9 @@ def main(smoke: bool) -> None:
         names = [name for name in rows if name != "ours"]
         ratios[f"inference, batch {size}"] = [ratio(speeds, "ours", names)]
     rows = member_rows()
-    images = {name: MEMBER_BATCH * (1 if "one network" in name else MEMBERS) for name in rows}
+    images = {name: MEMBER_BATCH * (1 if "one network" in name else NUM_MEMBERS) for name in rows}
     members = measure(rows, images, rounds)
-    at = f"{MEMBERS} networks, batch {MEMBER_BATCH}"
+    at = f"{NUM_MEMBERS} networks, batch {MEMBER_BATCH}"
     ratios[at] = [
         ratio(members, ours, [name])
         for ours in ("ours, vmap in a scan", "ours, vmap, cores as devices")

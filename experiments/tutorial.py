@@ -190,13 +190,13 @@ def update_the_weights(params: Any, grads: Any, image: jax.Array, target: jax.Ar
 def train() -> None:
     """3.4: zero_grad, forward, loss, backward and step, a few hundred times, on real digits."""
     digits = data.load("digits")
-    images = normalize(jnp.asarray(digits.train_images), digits.mean, digits.std)
-    labels = jnp.asarray(digits.train_labels)
+    images = normalize(jnp.asarray(digits.train.images), digits.train.mean, digits.train.std)
+    labels = jnp.asarray(digits.train.labels)
     test = {
-        "image": normalize(jnp.asarray(digits.test_images), digits.mean, digits.std),
-        "label": jnp.asarray(digits.test_labels),
+        "image": normalize(jnp.asarray(digits.test.images), digits.test.mean, digits.test.std),
+        "label": jnp.asarray(digits.test.labels),
     }
-    print(f"{len(labels):,} digits to train on, {len(digits.test_labels)} others to test on")
+    print(f"{len(labels):,} digits to train on, {len(digits.test.labels)} others to test on")
     state = create_train_state(jax.random.key(3), make_optimizer("adam", LEARNING_RATES["adam"]))
     for epoch in range(EPOCHS):
         key = jax.random.fold_in(jax.random.key(4), epoch)
