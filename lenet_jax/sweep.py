@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.files import atomic_write
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder
 from lenet_jax.run.grid import SweepSettings, resolve, run, summarise
 from lenet_jax.viz import figures
 
@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
         try:
             dataset = data.load(settings.dataset, settings.data_dir, print)
             settings = resolve(settings, dataset)
-            path = workdir.create(settings.workdir, f"sweep-{dataset.name}")
-            stack.enter_context(workdir.locked(path))
+            path = folder.create(settings.workdir, f"sweep-{dataset.name}")
+            stack.enter_context(folder.locked(path))
             if dataset.note:
                 print(dataset.note)
             print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)

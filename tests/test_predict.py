@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lenet_jax import data, predict, train
+from lenet_jax import data, predict
 from lenet_jax.data import picture
-from lenet_jax.run import trained
+from lenet_jax.run import loop, trained
 from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.settings import Settings
 
@@ -135,7 +135,7 @@ def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
         dataset, train=first(dataset.train, 12800), test=first(dataset.test, 1000)
     )
     settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
-    train.fit(train.resolve(settings, part), part, tmp_path, lambda line: None)
+    loop.fit(loop.resolve(settings, part), part, tmp_path, lambda line: None)
     run, rng = trained.load(tmp_path), np.random.default_rng(0)
     images, labels = [], []
     for font in drawn_digits.FONTS:

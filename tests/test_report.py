@@ -13,8 +13,7 @@ import pytest
 from test_evaluate import write_idx
 
 from lenet_jax import report
-from lenet_jax.run import folder as workdir
-from lenet_jax.run import trained
+from lenet_jax.run import folder, trained
 
 NAMES = ["curves", "confusion", "calibration", "filters", "layers", "mistakes"]
 EVIL = '<script>alert("1")</script> & "run"'
@@ -127,7 +126,7 @@ def test_what_cannot_be_reported_is_one_line_and_code_2(flags, words, capsys):
 def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path, capsys):
     """Its own folder of data is not on this machine; the data named instead are others."""
     path = shutil.copytree(tiny_run, tmp_path / "run")
-    config = workdir.read_config(path)
+    config = folder.read_config(path)
     run = trained.load(path)
     config["data"]["name"], config["settings"]["data_dir"] = "kmnist", str(tmp_path / "gone")
     loaded = dataclasses.replace(run, config=config)

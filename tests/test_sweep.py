@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from lenet_jax import data, sweep
-from lenet_jax.run import folder as workdir
-from lenet_jax.run import grid
+from lenet_jax.run import folder, grid
 from lenet_jax.viz import figures
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
@@ -90,4 +89,4 @@ def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swe
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((path / "sweep.json").read_text())["rows"]
     assert len(rows) == 4
-    assert workdir.read_config(path)["settings"]["seeds"] == 2
+    assert folder.read_config(path)["settings"]["seeds"] == 2

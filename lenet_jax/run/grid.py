@@ -21,7 +21,7 @@ from lenet_jax.core import metrics, population
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an optimizer's default rate: the grid if none is given
 HELD_OUT = 6  # one image in so many
@@ -113,9 +113,9 @@ class Slice:
     optimizer: str
     cells: tuple[tuple[float, int], ...]  # learning rate and seed of each
 
-    def file(self, folder: Path) -> Path:
+    def file(self, path: Path) -> Path:
         (rate, seed), count = self.cells[0], len(self.cells)
-        return folder / f"{self.optimizer}-{rate!r}-{seed}-{count}.json"
+        return path / f"{self.optimizer}-{rate!r}-{seed}-{count}.json"
 
 
 def plan(settings: SweepSettings) -> list[Slice]:
@@ -190,21 +190,21 @@ def run(
       ValueError: `path` holds another sweep, or a damaged file.
       OSError: something could not be written.
     """
-    config, stored = workdir.make_config(settings, dataset), workdir.read_config(path)
+    config, stored = folder.make_config(settings, dataset), folder.read_config(path)
     if stored:
-        workdir.require_same_run(path, settings, config, stored)
-        if changes := workdir.environment_diff(config, stored):
+        folder.require_same_run(path, settings, config, stored)
+        if changes := folder.environment_diff(config, stored):
             log(f"note: since the sweep began, {changes}: the last bits of results may differ")
     else:
-        workdir.write_config(path, config)
-    folder, slices, records = path / "slices", plan(settings), []
-    folder.mkdir(exist_ok=True)
+        folder.write_config(path, config)
+    slices_path, slices, records = path / "slices", plan(settings), []
+    slices_path.mkdir(exist_ok=True)
     _, rest = split_indices(len(dataset.train.labels))
     updates = settings.epochs * (len(rest) // settings.batch_size)
     networks = sum(len(part.cells) for part in slices)
     with tqdm(total=updates * networks, unit="update", leave=False, disable=None) as bar:
         for part in slices:
-            file = part.file(folder)
+            file = part.file(slices_path)
             if file.exists():
                 records += _read(file)
                 bar.update(updates * len(part.cells))

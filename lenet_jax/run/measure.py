@@ -17,7 +17,7 @@ from lenet_jax import data
 from lenet_jax.core import epoch, losses, metrics
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.step import LossFn
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder
 from lenet_jax.run.trained import TrainedRun
 
 
@@ -34,8 +34,8 @@ def load_data(
     """
     own = run.config["data"]["name"]
     # The run's folder may hold IDX files, which do not say which data set they belong to.
-    folder = data_dir or (run.config["settings"]["data_dir"] if name in (None, own) else None)
-    return data.load(name or own, folder, log)
+    data_dir = data_dir or (run.config["settings"]["data_dir"] if name in (None, own) else None)
+    return data.load(name or own, data_dir, log)
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
@@ -99,7 +99,7 @@ def summary_line(result: dict[str, Any]) -> str:
 def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
     """A line if the images differ from the run's of the same name; else nothing."""
     own = run.config["data"]
-    if dataset.name != own["name"] or workdir.data_digest(dataset) == own.get("sha256"):
+    if dataset.name != own["name"] or folder.data_digest(dataset) == own.get("sha256"):
         return ""
     return f"note: the images are not those that the run had from {own['source']}"
 

@@ -13,7 +13,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import create_train_state
 from lenet_jax.interop.pytorch import from_state_dict, read_params, to_safetensors, to_state_dict
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_such_state_dict_is_a_sentence_with_the_flag(name, tmp
 
 
 def test_the_home_of_nobody_is_no_file():
-    with pytest.raises(ValueError, match=r"^--init_from=~nobody-at-all/a\.pt: there is no such home"):
+    with pytest.raises(ValueError, match=r"^--init_from=~nobody-at-all/a\.pt: there is no such"):
         read_params("~nobody-at-all/a.pt")
 
 
@@ -199,17 +199,17 @@ def begun_from(tmp_path) -> Settings:
 
 def fit(settings, path, **kwargs):
     path.mkdir(exist_ok=True)
-    return train.fit(settings, DIGITS, path, lambda line: None, **kwargs)
+    return loop.fit(settings, DIGITS, path, lambda line: None, **kwargs)
 
 
 def test_a_run_starts_at_the_files_parameters_and_says_which_they_were(begun_from, tmp_path):
-    progress = train.begin(begun_from, DIGITS, tmp_path, lambda line: None)
-    jax.tree.map(np.testing.assert_array_equal, progress.state.params, params_of(make_net(6)))
-    config = json.loads((tmp_path / workdir.CONFIG).read_text())
+    run = loop.restore_or_init(begun_from, DIGITS, tmp_path, lambda line: None)
+    jax.tree.map(np.testing.assert_array_equal, run.state.params, params_of(make_net(6)))
+    config = json.loads((tmp_path / folder.CONFIG).read_text())
     digest = hashlib.sha256((tmp_path / "net.safetensors").read_bytes()).hexdigest()
     assert config["init_sha256"] == digest
     assert config["settings"]["init_from"] == begun_from.init_from
-    assert begun_from.init_from in train.describe_run(begun_from, DIGITS)
+    assert begun_from.init_from in train.header(begun_from, DIGITS)
 
 
 def test_it_goes_on_without_the_file_to_the_same_bits(begun_from, tmp_path):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from lenet_jax import data
-from lenet_jax.run import folder as workdir
-from lenet_jax.run import grid
+from lenet_jax.run import folder, grid
 from lenet_jax.viz import figures
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
@@ -84,12 +83,12 @@ def test_a_sweep_that_goes_on_keeps_its_config_and_says_what_has_changed(
     swept, digits, monkeypatch
 ):
     path, settings, _ = swept
-    began = workdir.read_config(path)
+    began = folder.read_config(path)
     now = began | {"machine": began["machine"] | {"cores": 1000}}
-    monkeypatch.setattr(workdir, "make_config", lambda *_: now)
+    monkeypatch.setattr(folder, "make_config", lambda *_: now)
     lines = []
     grid.run(settings, digits, path, lines.append)
-    assert workdir.read_config(path) == began
+    assert folder.read_config(path) == began
     assert [line for line in lines if "since the sweep began" in line and "to 1000" in line]
 
 
