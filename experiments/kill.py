@@ -4,7 +4,7 @@ A run on the digits (8 epochs, saved after each and every 20 steps) is compared,
 with the same run stopped at random moments and started again: the parameters, the optimizer's
 state, the metrics (but for the two fields of the clock) and the logits of the test images. Every
 second kill waits for a save to have begun. Then copies of its checkpoints are damaged in random
-places, and whole runs are timed with their saves and without: on two cores a save takes from the
+places, and complete runs are timed with their saves and without: on two cores a save takes from the
 training what it needs itself. MNIST is timed, too, if LENET_JAX_TEST_DATA names a folder with it.
 
     python experiments/kill.py
@@ -35,10 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
 
-from lenet_jax import data, train
+from lenet_jax import data
 from lenet_jax.core.step import TrainState
-from lenet_jax.run import checkpoint
-from lenet_jax.run import folder as workdir
+from lenet_jax.run import checkpoint, loop
+from lenet_jax.run.folder import CHECKPOINTS
+from lenet_jax.run.log import read_metrics
 from lenet_jax.run.settings import Settings
 
 RUN = Settings(dataset="digits", epochs=8, batch_size=32, checkpoint_every_steps=20, seed=7)
@@ -50,9 +51,9 @@ ROOT = Path(__file__).parent.parent
 
 @functools.cache
 def shapes() -> TrainState:
-    settings = train.resolve(RUN, data.load("digits"))
-    steps = train.steps_per_epoch(settings, data.load("digits"))
-    return jax.eval_shape(lambda: train.create_state(settings, settings.epochs * steps))
+    settings = loop.resolve(RUN, data.load("digits"))
+    steps = loop.steps_per_epoch(settings, data.load("digits"))
+    return jax.eval_shape(lambda: loop.create_state(settings, settings.epochs * steps))
 
 
 def digest(tree: Any) -> str:
@@ -62,11 +63,11 @@ def digest(tree: Any) -> str:
 
 def outcome(path: Path) -> dict[str, Any]:
     """What a finished run has left behind."""
-    found = checkpoint.newest(path / workdir.CHECKPOINTS, train.saved_part(shapes()), print)
-    records = workdir.read_metrics(path)
+    found = checkpoint.latest_valid(path / CHECKPOINTS, loop.checkpoint_tree(shapes()), print)
+    records = read_metrics(path)
     for record in records:
         del record["seconds"], record["images_per_second"]
-    images = jnp.asarray(data.load("digits").test_images, jnp.float32) / 255
+    images = jnp.asarray(data.load("digits").test.images, jnp.float32) / 255
     return {
         "step": found.step,
         "params": digest(found.tree["params"]),
@@ -111,12 +112,12 @@ def finish(path: Path, cache: Path) -> float:
 
 def unfinished(path: Path) -> set[str]:
     """The names of the checkpoints that are being written, or were when their process ended."""
-    found = path.glob(f"{workdir.CHECKPOINTS}/step_*{checkpoint.UNFINISHED}*")
+    found = path.glob(f"{CHECKPOINTS}/step_*{checkpoint.UNFINISHED}*")
     return {file.name for file in found}
 
 
 def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random) -> str:
-    """Starts the run, stops it at a random moment, and says in the midst of what that was."""
+    """Starts the run, stops it at a random moment, and says what it was doing."""
     leftovers = unfinished(path)  # of the kill before
 
     def is_saving() -> bool:
@@ -126,10 +127,10 @@ def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random
 
     with start(path, cache) as process:
         header = process.stdout.readline()
-        epoch = len(workdir.read_metrics(path)) + rng.randrange(2)
+        epoch = len(read_metrics(path)) + rng.randrange(2)
         while process.poll() is None:
             saving = is_saving()
-            if saving if in_save else len(workdir.read_metrics(path)) >= epoch:
+            if saving if in_save else len(read_metrics(path)) >= epoch:
                 break
             time.sleep(0.0005)
         moment = time.monotonic() + rng.uniform(0, 0.1 if in_save else 1)
@@ -144,7 +145,7 @@ def kill(path: Path, cache: Path, signum: int, in_save: bool, rng: random.Random
         raise RuntimeError(f"the run ended with {process.returncode}:\n{out}")
     if is_saving():
         return "in a save"
-    return "in an epoch" if checkpoint.steps(path / workdir.CHECKPOINTS) else "before a checkpoint"
+    return "in an epoch" if checkpoint.steps(path / CHECKPOINTS) else "before a checkpoint"
 
 
 def kill_runs(
@@ -184,18 +185,18 @@ def damage(file: Path, kind: str, rng: random.Random) -> None:
 
 
 def damage_checkpoints(path: Path, folder: Path, cases: int) -> list[dict[str, Any]]:
-    """In how many cases is the newest left out, and the one before it read bit by bit?"""
-    like, rows = train.saved_part(shapes()), []
-    steps = checkpoint.steps(path / workdir.CHECKPOINTS)
-    before = checkpoint.restore(path / workdir.CHECKPOINTS, steps[-2], like)
+    """In how many cases is the latest skipped, and the one before it read bit by bit?"""
+    like, rows = loop.checkpoint_tree(shapes()), []
+    steps = checkpoint.steps(path / CHECKPOINTS)
+    before = checkpoint.restore(path / CHECKPOINTS, steps[-2], like)
     for kind in ("bit flipped", "bytes overwritten", "truncated", "missing"):
         rng, handled = random.Random(kind), 0
         for _ in range(cases):
-            copy = Path(shutil.copytree(path / workdir.CHECKPOINTS, folder / "damaged"))
+            copy = Path(shutil.copytree(path / CHECKPOINTS, folder / "damaged"))
             files = sorted(f for f in (copy / f"step_{steps[-1]:08d}").rglob("*") if f.is_file())
             damage(rng.choice([f for f in files if f.stat().st_size]), kind, rng)
             said: list[str] = []
-            found = checkpoint.newest(copy, like, said.append)
+            found = checkpoint.latest_valid(copy, like, said.append)
             handled += (
                 found.step == before.step
                 and found.note == before.note
@@ -228,8 +229,8 @@ class NoSaver:
 def measure_saves(
     folder: Path, dataset: data.Dataset, epochs: int | None, repeats: int
 ) -> dict[str, Any]:
-    """Seconds of whole runs with a save after each epoch and without, in turn."""
-    settings = train.resolve(Settings(dataset=dataset.name, epochs=epochs), dataset)
+    """Seconds of complete runs with a save after each epoch and without, in turn."""
+    settings = loop.resolve(Settings(dataset=dataset.name, epochs=epochs), dataset)
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     saver = checkpoint.Saver
     for repeat in range(repeats + 1):  # the first compiles, and imports orbax
@@ -238,7 +239,7 @@ def measure_saves(
             path.mkdir()
             checkpoint.Saver = saver if kind == "with" else NoSaver
             started = time.perf_counter()
-            train.fit(settings, dataset, path, lambda line: None)
+            loop.fit(settings, dataset, path, lambda line: None)
             times.append(time.perf_counter() - started)
     checkpoint.Saver = saver
     measured = {kind: times[1:] for kind, times in seconds.items()}
@@ -267,13 +268,13 @@ def sentences(found: dict[str, Any]) -> str:
         if name == "SIGTERM":
             cells[-2] = "-"  # it waits for the end of a save
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "| damage to a random file of the newest checkpoint | handled |", "|---|--:|"]
+    lines += ["", "| damage to a random file of the latest checkpoint | handled |", "|---|--:|"]
     lines += [
         f"| {row['damage']} | {row['handled']} of {row['tried']} |" for row in found["damage"]
     ]
     lines += [
         "",
-        "| whole runs in turn | with saves, s | without, s | a save, s | in pairs | share |",
+        "| complete runs in turn | with saves, s | without, s | a save, s | in pairs | share |",
         "|---|--:|--:|--:|---|--:|",
     ]
     lines += map(cost, found["saves"])

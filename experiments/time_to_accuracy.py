@@ -37,8 +37,9 @@ def ours(seed: int, started: float) -> dict:
 
     from lenet_jax import cli, create_train_state, data, make_optimizer, train_epoch
     from lenet_jax.core import losses
-    from lenet_jax.core.epoch import evaluate, make_mesh, replicate, unreplicate
+    from lenet_jax.core.epoch import evaluate
     from lenet_jax.core.optimizers import make_schedule
+    from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 
     gc.freeze()  # what was imported is no garbage: tracing is a tenth faster unwatched
     cli.enable_compilation_cache()
@@ -51,15 +52,15 @@ def ours(seed: int, started: float) -> dict:
         tx = make_optimizer("adam", LEARNING_RATE, schedule=schedule)
         state = create_train_state(key, tx)
         mnist = loading.result()
-    mesh = make_mesh(BATCH_SIZE)
-    state, *train = replicate(mesh, (state, mnist.train_images, mnist.train_labels))
-    test = jnp.asarray(mnist.test_images), jnp.asarray(mnist.test_labels)
-    scaling = {"mean": mnist.mean, "std": mnist.std}
-    how = scaling | {"batch_size": BATCH_SIZE, "loss_fn": loss_fn, "mesh": mesh}
+    mesh = make_batch_mesh(BATCH_SIZE)
+    state, train = replicate(mesh, (state, mnist.train))
+    images, labels = (jnp.asarray(array) for array in mnist.test[:2])
+    test = mnist.test._replace(images=images, labels=labels)
+    kwargs = {"batch_size": BATCH_SIZE, "loss_fn": loss_fn, "mesh": mesh}
     accuracies = []
     for epoch in range(EPOCHS):
-        state, _ = train_epoch(state, *train, jax.random.fold_in(key, epoch), **how)
-        accuracies.append(float(evaluate(unreplicate(state), *test, **scaling)["accuracy"]))
+        state, _ = train_epoch(state, train, jax.random.fold_in(key, epoch), **kwargs)
+        accuracies.append(float(evaluate(unreplicate(state), test)["accuracy"]))
         if accuracies[-1] >= TARGET:
             break
     return {"seconds": time.time() - started, "accuracies": accuracies}
@@ -76,12 +77,12 @@ def pytorch(seed: int, started: float) -> dict:
     mnist = data.load("mnist", DATA)  # NumPy only: no cost that torchvision would not have
     x, test_x = (
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        for images in (mnist.train_images, mnist.test_images)
+        for images in (mnist.train.images, mnist.test.images)
     )
     y, test_y = (
-        torch.from_numpy(labels).long() for labels in (mnist.train_labels, mnist.test_labels)
+        torch.from_numpy(labels).long() for labels in (mnist.train.labels, mnist.test.labels)
     )
-    normalize = lambda images: (images.float() / 255 - mnist.mean) / mnist.std
+    normalize = lambda images: (images.float() / 255 - mnist.train.mean) / mnist.train.std
     net = Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     steps = len(y) // BATCH_SIZE
@@ -171,22 +172,21 @@ def search() -> None:
     cli.enable_compilation_cache()
     cli.make_cores_devices()
     mnist = data.load("mnist", DATA)
-    images, labels = jnp.asarray(mnist.train_images), jnp.asarray(mnist.train_labels)
-    scaling = {"mean": mnist.mean, "std": mnist.std}
+    images, labels = (jnp.asarray(array) for array in mnist.train[:2])
+    training = mnist.train._replace(images=images[10_000:], labels=labels[10_000:])
+    held_out = mnist.train._replace(images=images[:10_000], labels=labels[:10_000])
     cells = list(itertools.product((3e-3, 6e-3, 1.2e-2), (0.0, 0.1), range(4)))
     rates, smoothings, seeds = (np.array(column) for column in zip(*cells, strict=True))
     rows = []
     for epochs in (2, 3):
         trained = population.train(
-            population.Members(seeds, seeds, rates, label_smoothing=smoothings),
-            images[10_000:],
-            labels[10_000:],
+            population.MemberConfig(seeds, seeds, rates, label_smoothing=smoothings),
+            training,
             epochs=epochs,
             batch_size=BATCH_SIZE,
-            **scaling,
         )
-        logits = population.predict(trained.params, images[:10_000], **scaling)
-        accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, labels[:10_000])
+        logits = population.predict(trained.params, held_out)
+        accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, held_out.labels)
         for i in range(0, len(cells), 4):
             each = [float(accuracy) for accuracy in accuracies[i : i + 4]]
             rate, smoothing, _ = cells[i]
