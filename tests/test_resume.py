@@ -128,7 +128,7 @@ def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command
     assert err.startswith(f"error: --workdir={tmp_path}: a run is at work there (process ")
 
 
-def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_whole(command, tmp_path):
+def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_intact(command, tmp_path):
     """No file may be larger than 50 kB: a full disk that needs no other disk."""
     assert command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signal.SIGTERM)[0] == 143
     (*_, last) = sorted((tmp_path / folder.CHECKPOINTS).iterdir())

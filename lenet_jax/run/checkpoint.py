@@ -47,10 +47,10 @@ class Checkpoint(NamedTuple):
 
 
 class Saver:
-    """Saves in the background, one checkpoint at a time, and keeps the newest `keep`.
+    """Saves in the background, one checkpoint at a time, and keeps the latest `keep`.
 
     An error in the background is raised by the next `save` or `wait`, or at the end of the `with`
-    block: as an OSError whose message is a sentence. `last` is the step of the newest
+    block: as an OSError whose message is a sentence. `last` is the step of the latest
     checkpoint that is known to be intact: what is newer at the start is damaged, is not counted
     and is removed when a save has passed its step.
     """
@@ -130,7 +130,7 @@ def latest_valid(
     """
     if not steps(folder):
         return None
-    from orbax.checkpoint import v1  # noqa: F401, now: it takes seconds, in which a run may go on
+    from orbax.checkpoint import v1  # noqa: F401, now: it takes seconds, in which a run may save
 
     damaged: set[int] = set()
     while found := sorted(set(steps(folder)) - damaged):
@@ -200,7 +200,7 @@ def _write(folder: Path, step: int, tree: Tree, note: dict[str, Any]) -> None:
     (unfinished / SUMS).write_text(_sums(unfinished))
     for written in (*unfinished.rglob("*"), unfinished):
         _sync(written)
-    if path.exists():  # and is damaged: else the run would have gone on from there
+    if path.exists():  # and is damaged: else the run would have continued from it
         shutil.rmtree(path)
     unfinished.rename(path)
     _sync(folder)

@@ -88,7 +88,7 @@ def test_without_checkpoints_there_is_none(tmp_path):
     assert checkpoint.latest_valid(tmp_path / "checkpoints", make_tree(), pytest.fail) is None
 
 
-def test_the_newest_stay(tmp_path):
+def test_the_latest_stay(tmp_path):
     save(tmp_path, 1, 2, 10, 11, keep=2)
     assert checkpoint.steps(tmp_path) == [10, 11]
     save(tmp_path, 12, keep=1)
@@ -209,7 +209,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_on_a_full_disk_the_one_before_stays_whole(small_disk):
+def test_on_a_full_disk_the_one_before_stays_intact(small_disk):
     tree = make_tree()
     for leaf in jax.tree.leaves(tree):  # noise, which no compression makes smaller
         leaf[...] = np.frombuffer(random.Random(0).randbytes(leaf.nbytes), leaf.dtype).reshape(
@@ -296,7 +296,7 @@ def test_none_intact_is_an_error_and_no_fresh_start(two, tmp_path):
 
 
 def test_one_that_goes_while_it_is_read_is_no_damage(two, tmp_path, monkeypatch):
-    """A run at work keeps one checkpoint, and saves the next while its newest is being read."""
+    """A run at work keeps one checkpoint, and saves the next while its latest is being read."""
     folder, read = shutil.copytree(two[0], tmp_path / "checkpoints"), checkpoint._read_metadata
 
     def rotate_and_read(path):

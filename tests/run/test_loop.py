@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     assert losses(1, "c") != losses(2, "d")
 
 
-# --- a run that was stopped goes on as if it had not been ---
+# --- a run that was stopped continues as if it had not been ---
 
 DIGITS = data.load("digits")
 RUN = Settings(
@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_bits
     assert "complete" in lines[-1]
 
 
-def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
+def test_no_intact_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
     fit(tmp_path)
     damage(tmp_path, *checkpoint.steps(tmp_path / folder.CHECKPOINTS))
     with pytest.raises(
