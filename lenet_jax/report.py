@@ -74,10 +74,10 @@ def report(
       OSError: a file cannot be written.
     """
     run, several = runs[0], len(runs) > 1
-    names = run_names(runs) if several else [""]
-    records = {name: each.metrics for name, each in zip(names, runs, strict=True)}
+    names, records = run_names(runs) if several else [""], [each.metrics for each in runs]
     split = dataset.test._replace(**run.normalization)
-    figures = page.draw(run.params, split, logits, result, records)
+    curves = dict(zip(names, records, strict=True))
+    figures = page.draw(run.params, split, logits, result, curves)
     html = page.render(
         figures,
         result,
@@ -85,7 +85,7 @@ def report(
         paths=[str(each.path) for each in runs],
         epochs=run.metrics[-1]["epoch"] if run.metrics else None,
         config=run.config,
-        compared=page.comparison(records, differing_settings(runs)) if several else "",
+        compared=page.comparison(names, records, differing_settings(runs)) if several else "",
     )
     return page.write(run.path / "report", html, figures)
 

@@ -108,6 +108,13 @@ def test_runs_of_the_same_name_are_called_by_their_paths(tiny_run, tmp_path):
     assert report.run_names(runs[:1]) == ["run"]
 
 
+def test_a_run_that_is_named_twice_is_compared_with_itself(tiny_run, tmp_path):
+    path = shutil.copytree(tiny_run, tmp_path / "run")
+    report.main(["report", *[f"--workdir={path}"] * 2])
+    tags = [tag for tag, _ in Page((path / "report" / "index.html").read_text()).tags]
+    assert tags[: tags.index("figure")].count("tr") == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -119,16 +119,16 @@ def render(
     )
 
 
-def comparison(records: Mapping[str, Records], settings: Sequence[Mapping[str, Any]]) -> str:
+def comparison(
+    names: Sequence[str], records: Sequence[Records], settings: Sequence[Mapping[str, Any]]
+) -> str:
     """HTML of a table with a row per run: how it ended, and the settings in which the runs differ.
 
-    Args:
-      records: each run's, by name.
-      settings: for each of them, by the setting's name.
+    Each argument has an item per run.
     """
     head = ("run", "epochs", "test accuracy", "test loss", *settings[0])
     rows = []
-    for (name, epochs), chosen in zip(records.items(), settings, strict=True):
+    for name, epochs, chosen in zip(names, records, settings, strict=True):
         last = epochs[-1] if epochs else {}
         accuracy = f"{last['test_accuracy']:.2%}" if last else None
         loss = f"{last['test_loss']:.4f}" if last else None

@@ -81,7 +81,7 @@ def test_the_template_asks_for_nothing_that_is_not_given():
 
 
 def test_the_table_of_runs_has_a_row_for_each():
-    html = page.comparison({"a<": [], "b": RECORDS}, [{"rate": 0.1}, {"rate": None}])
+    html = page.comparison(["a<", "b"], [[], RECORDS], [{"rate": 0.1}, {"rate": None}])
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     assert [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows] == [
         ["run", "epochs", "test accuracy", "test loss", "rate"],
