@@ -51,7 +51,7 @@ def test_each_relative_link_leads_somewhere(link):
 
 
 @pytest.mark.parametrize(
-    "cited", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", TEXT))), ids="::".join
+    "cited", sorted(set(re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(\w+))?`", TEXT))), ids="::".join
 )
 def test_each_test_that_is_cited_exists(cited):
     file, name = cited
@@ -61,12 +61,12 @@ def test_each_test_that_is_cited_exists(cited):
 
 def test_the_drawn_cases_are_as_many_as_they_are_said_to_be():
     def drawn(*files: str) -> list[int]:
-        text = "".join((ROOT / "tests" / f"test_{file}.py").read_text() for file in files)
+        text = "".join((ROOT / "tests" / f"{file}.py").read_text() for file in files)
         return [int(count) for count in re.findall(r"max_examples=(\d+)", text)]
 
-    config, metrics = drawn("workdir")
+    count = lambda file: sum(drawn(file))
     assert (
-        f"{sum(drawn('idx')):,} IDX files, {sum(drawn('cli'))} command lines, "
-        f"{sum(drawn('checkpoint'))} checkpoint metadata, {config} `config.json`, "
-        f"{metrics} `metrics.jsonl`"
+        f"{count('data/test_idx'):,} IDX files, {count('test_cli')} command lines, "
+        f"{count('run/test_checkpoint')} checkpoint metadata, {count('run/test_folder')} "
+        f"`config.json`, {count('run/test_log')} `metrics.jsonl`"
     ) in TEXT
