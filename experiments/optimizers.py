@@ -65,7 +65,7 @@ def tune(optimizer: str, mnist: data.Dataset) -> list[dict]:
 
 
 def final(optimizer: str, rate: float, mnist: data.Dataset, bar: tqdm) -> dict:
-    """10 networks on the whole training split: their curves and test accuracies."""
+    """10 networks on the entire training split: their curves and test accuracies."""
     file = FOLDER / f"final-{optimizer}-{rate:g}-{SEEDS}-{EPOCHS}.json"
     if file.exists():
         return json.loads(file.read_text())

@@ -92,12 +92,10 @@ def predict(run: TrainedRun, names: Sequence[str], center: bool = True) -> list[
     found, images = [], []
     for path, error in find_pictures(names):
         try:
-            if error:
-                raise ValueError(error)
-            images.append(prepare(path, run, center))
-            found.append(path)
+            images += [] if error else [prepare(path, run, center)]
         except ValueError as reason:
-            found.append({"file": str(path), "error": str(reason)})
+            error = str(reason)
+        found.append({"file": str(path), "error": error} if error else path)
     probs = iter(predict_probs(run, images) if images else ())
     return [each if isinstance(each, dict) else prediction(each, next(probs)) for each in found]
 

@@ -207,18 +207,9 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
             label=optimizer,
         )
         for best in (row for row in own if row["best"]):
-            setting = (optimizer, best["learning_rate"])
-            curves = np.array(
-                [
-                    record["loss_curve"]
-                    for record in records
-                    if (record["optimizer"], record["learning_rate"]) == setting
-                ]
-            )
-            updates = np.arange(1, curves.shape[1] + 1) / curves.shape[1]
-            loss.plot(updates, curves.mean(axis=0), color=colour)
-            low, high = curves.min(axis=0), curves.max(axis=0)
-            loss.fill_between(updates, low, high, color=colour, alpha=0.2, lw=0)
+            setting = {"optimizer": optimizer, "learning_rate": best["learning_rate"]}
+            same = [record for record in records if setting.items() <= record.items()]
+            _band(loss, [record["loss_curve"] for record in same], colour)
     error.set(xscale="log", yscale="log", xlabel="learning rate", title="held-out error")
     error.yaxis.set_major_formatter(PercentFormatter(1))
     error.yaxis.set_minor_formatter(PercentFormatter(1))
@@ -230,6 +221,15 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
     if error.has_data():
         figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
+
+
+def _band(axes: Axes, curves: Sequence[Sequence[float]], colour: str) -> None:
+    """The mean of curves over their common length, and the range that they cover."""
+    array = np.array(curves)
+    updates = np.arange(1, array.shape[1] + 1) / array.shape[1]
+    axes.plot(updates, array.mean(axis=0), color=colour)
+    low, high = array.min(axis=0), array.max(axis=0)
+    axes.fill_between(updates, low, high, color=colour, alpha=0.2, lw=0)
 
 
 def _bare(axes: Axes, title: str) -> None:
