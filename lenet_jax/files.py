@@ -25,7 +25,7 @@ def atomic_write(file: Path, content: str | bytes) -> None:
     Raises:
       OSError: it cannot be written; the message names it, and a file that was there is intact.
     """
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
     with add_path_to_oserror(file):
         try:
             with temporary.open("xb") as stream:
