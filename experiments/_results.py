@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from _isa import instructions
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch")
@@ -29,6 +30,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "command": _command(),
         "processor": _processor(),
+        "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -61,7 +63,8 @@ def machine_line() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     devices = ", ".join(machine["devices"])
     return (
-        f"Made by `{machine['command']}` on {machine['processor']}, {machine['cores']} cores, "
+        f"Made by `{machine['command']}` on {machine['processor']}, {machine['instructions']}, "
+        f"{machine['cores']} cores, "
         f"devices: {devices}; {versions}."
     )
 

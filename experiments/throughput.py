@@ -8,14 +8,15 @@ with `lenet_jax.core.jit`; the others by their libraries' defaults. "Cores as de
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
 itself; a batch too small for that (`sharding.make_batch_mesh`) is computed on one device.
 
-    python experiments/throughput.py            # about 4 minutes on 2 cores
+    python experiments/throughput.py            # about 5 minutes on 2 cores
+    python experiments/throughput.py --isa=avx2 # both sides held to AVX2
     python experiments/throughput.py --smoke    # one round of one small batch, nothing written
 
-Writes results/throughput.{json,md,png}.
+Writes results/throughput.{json,md,png}, or results/throughput_avx2.*.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -25,7 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
+from _isa import VARIABLES, restart_with
 from _results import path, write_json, write_markdown
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
@@ -335,26 +338,33 @@ def ratio_table(ratios: dict[str, list[dict]]) -> list[str]:
     return [*lines, ""]
 
 
-def plot(training: dict[str, dict[str, list]]) -> None:
+def plot(training: dict[str, dict[str, list]], name: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in next(iter(training.values())):
-        quartiles = np.array([np.quantile(s[name], (0.25, 0.5, 0.75)) for s in training.values()])
-        style = {"ours": "-", "usua": "--", "PyTo": ":"}[name[:4]]
-        axes.plot(BATCH_SIZES, quartiles[:, 1], style, marker="o", label=name)
+    for row in next(iter(training.values())):
+        quartiles = np.array([np.quantile(s[row], (0.25, 0.5, 0.75)) for s in training.values()])
+        style = {"ours": "-", "usua": "--", "PyTo": ":"}[row[:4]]
+        axes.plot(BATCH_SIZES, quartiles[:, 1], style, marker="o", label=row)
         axes.fill_between(BATCH_SIZES, quartiles[:, 0], quartiles[:, 2], alpha=0.15)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="training images per second")
     axes.set_xticks(BATCH_SIZES, [str(size) for size in BATCH_SIZES])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path("throughput.png"), dpi=150)
+    figure.savefig(path(f"{name}.png"), dpi=150)
 
 
-def main(smoke: bool) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--isa", choices=VARIABLES)
+    parser.add_argument("--smoke", action="store_true")
+    isa, smoke = (flags := parser.parse_args()).isa, flags.smoke
+    restart_with(isa)
+    if isa == "avx2":
+        torch._inductor.config.cpp.simdlen = 256
     cli.make_cores_devices()
     sizes, rounds = ((16,), 1) if smoke else (BATCH_SIZES, ROUNDS)
     training, inference, ratios = {}, {}, {}
@@ -388,10 +398,11 @@ def main(smoke: bool) -> None:
     print(text)
     if not smoke:
         results = {"training": training, "members": members, "inference": inference}
-        write_json("throughput", {**results, "ratios": ratios})
-        write_markdown("throughput", text)
-        plot(training)
+        name = f"throughput_{isa}" if isa else "throughput"
+        write_json(name, {**results, "ratios": ratios})
+        write_markdown(name, text)
+        plot(training, name)
 
 
 if __name__ == "__main__":
-    main(smoke="--smoke" in sys.argv[1:])
+    main()
