@@ -56,7 +56,7 @@ class Fit(NamedTuple):
     settings: Settings
     steps: int  # per epoch
     step_kwargs: dict[str, Any]  # of `train_steps`
-    test: data.Split  # on the device
+    test: data.Split
     saver: checkpoint.Saver
     metrics: MetricsLog
     log: Callable[[str], None]
@@ -188,15 +188,12 @@ def fit(
         log(f"the run in {path} is already complete: {result_line(read_metrics(path))}")
         return run.state
     started = time.perf_counter()
-    test = dataset.test._replace(
-        images=jnp.asarray(dataset.test.images), labels=jnp.asarray(dataset.test.labels)
-    )
     with (
         checkpoint.Saver(path / folder.CHECKPOINTS, settings.keep, last=step or None) as saver,
         MetricsLog(path) as metrics,
         tqdm(total=settings.epochs * steps, initial=step, leave=False, disable=None) as bar,
     ):
-        fit = Fit(settings, steps, _step_kwargs(settings), test, saver, metrics, log)
+        fit = Fit(settings, steps, _step_kwargs(settings), dataset.test, saver, metrics, log)
         run = train_chunks(fit, run, dataset.train, bar, signals, f"--workdir={path}")
     records = read_metrics(path)
     log(
@@ -226,6 +223,7 @@ def train_chunks(
             if order is None or start == 0:
                 key = seeds.epoch_key(settings.seed, epoch)
                 order = epoch_order(key, len(train.labels), batch_size=settings.batch_size)
+                order = np.asarray(order)  # what a device holds takes longer to share out
                 step_kwargs = fit.step_kwargs | {"key": seeds.augment_key(key)}
             run = train_chunk(run, train, order, start, stop, step_kwargs)
             bar.update(stop - start)
