@@ -77,18 +77,7 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     maximum in row-major order, as PyTorch's does. bfloat16 is computed in float32, rounded once.
     Reverse mode only: `jax.jvp` refuses with a TypeError; a Hessian is `jax.jacrev(jax.grad(f))`.
 
-    Args:
-        x: images [B, H, W, C].
-        kernel: [k, k, C, K], k odd.
-        bias: [K].
-
-    Returns:
-        [B, (H - k + 1) / 2, (W - k + 1) / 2, K].
-
-    Raises:
-        ValueError: if the shapes do not fit together, or the convolution's output has an odd size.
-
-    Equals `torch.nn.functional.max_pool2d(relu(conv2d(x)), 2)`.
+    Arguments, result and errors are those of `conv_relu_pool_plain`.
 
     >>> conv_relu_pool(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), jnp.zeros(1))
     Array([[[[9.]]]], dtype=float32)
