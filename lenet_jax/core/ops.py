@@ -115,6 +115,7 @@ def _check(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> None:
 
 
 @jax.custom_vjp
+@jax.jit  # called by itself, too, its constants follow the devices of what it is given
 def _tiled(x_TCHWL, kernel, bias):
     """Without a gradient to come nobody asks for the corners."""
     return _row_major(_fusion_barrier(_pooled, _row_major(x_TCHWL), kernel, bias))

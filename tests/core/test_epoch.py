@@ -140,8 +140,7 @@ def test_two_devices_that_share_batches_do_what_one_does(amount):
     how = {"batch_size": 64, "augment_config": None if amount is None else augment_config(amount)}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
-    model = PLAIN if amount else LeNet()
-    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), model)
+    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), LeNet())
     alone, wanted = train_epoch(fresh(), split, key, **how)
     arguments = replicate(mesh, (fresh(), split))
     together, got = train_epoch(*arguments, key, mesh=mesh, **how)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, PartitionSpec
 
 from lenet_jax.core import ops
+from lenet_jax.core.sharding import make_batch_mesh, replicate
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 F = torch.nn.functional
@@ -218,3 +219,11 @@ def test_jvp_refuses_clearly_and_reverse_over_reverse_is_right():
 def test_shapes_that_do_not_fit_are_named(op, x, kernel, bias):
     with pytest.raises(ValueError, match=r"\("):
         op(jnp.zeros(x), jnp.zeros(kernel), jnp.zeros(bias))
+
+
+def test_it_can_be_called_by_itself_with_parameters_that_several_devices_have():
+    mesh = make_batch_mesh(64)
+    x, kernel, bias = jnp.ones((2, 14, 14, 6)), jnp.ones((5, 5, 6, 16)), jnp.zeros(16)
+    once = ops.conv_relu_pool(x, kernel, bias)
+    on_both = ops.conv_relu_pool(x, *replicate(mesh, (kernel, bias)))
+    np.testing.assert_array_equal(on_both, once)
