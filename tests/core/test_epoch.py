@@ -136,7 +136,9 @@ def test_parts_of_an_epoch_add_up_bit_for_bit_and_compile_once(split):
 
 @pytest.mark.parametrize("amount", [None, 1.0], ids=["plain", "augmented"])
 def test_two_devices_that_share_batches_do_what_one_does(amount):
-    split = random_split(320)
+    # Few steps: with more, some activation lies so close to the kink of a ReLU, or two of a pool so
+    # close together, that rounding moves it across, and the gradients differ by more than rounding.
+    split = random_split(128)
     how = {"batch_size": 64, "augment_config": None if amount is None else augment_config(amount)}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
