@@ -177,7 +177,7 @@ def make_cores_devices() -> None:
 
 
 def count_cores() -> int:
-    """As XLA:CPU counts them; the bits of its results hang on it."""
+    """As XLA:CPU counts them; the bits of its results depend on it."""
     chosen = os.environ.get("NPROC", "")
     if chosen.isdecimal() and int(chosen):
         return int(chosen)

@@ -126,7 +126,7 @@ def _basis(side: int) -> np.ndarray:
     """What displacement fields are sums of, [3 + GRID², S S]: y, x, 1 and the lattice's bells.
 
     The bells are one spacing wide, and scaled so that independent arrows of variance 1 displace
-    every pixel with variance 1. In NumPy, and so a constant of the compiled program.
+    every pixel with variance 1. In NumPy, and so a constant of the compiled function.
     """
     at = np.arange(side) - (side - 1) / 2  # from the centre
     spacing = side / GRID

@@ -19,7 +19,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     """`jax.jit(function, **options)`, with `ops.CPU_COMPILER_OPTIONS` where they can be given.
 
     JAX takes compiler options at the outermost `jit` only. Called inside another transformation
-    (`jit`, `vmap`, `scan`, ...), the function becomes part of the caller's program, and the options
+    (`jit`, `vmap`, `scan`, ...), the function becomes part of the caller's, and the options
     are the caller's to give: `jax.jit(step, compiler_options=ops.CPU_COMPILER_OPTIONS)`.
     """
     inner = jax.jit(function, **options)

@@ -33,7 +33,7 @@ def negative_log_likelihood(log_probabilities: jax.Array, labels: jax.Array) -> 
 
 
 def confusion_matrix(predictions: jax.Array, labels: jax.Array, num_classes: int = 10) -> jax.Array:
-    """How often an example of one class was taken for another: int32 [C, C].
+    """How often an example of each class was predicted to be of each: int32 [C, C].
 
     Row = label, column = prediction, as `sklearn.metrics.confusion_matrix`; the matrices of two
     batches add up to that of both.

@@ -221,7 +221,7 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     return lax.map(lambda row: sums(row).sum((0, 2)).transpose(1, 0, 2), jnp.arange(k))
 
 
-@partial(jax.jit, static_argnames="whole", inline=True)  # as `_convolve_and_pool`
+@partial(jax.jit, static_argnames="whole", inline=True)  # as `_pooled`
 def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, row, *, whole):
     """Sums of products for the kernel's gradient: [T, C, k, k, K / 2, L] if whole.
 

@@ -34,7 +34,7 @@ class MemberConfig(NamedTuple):
     """What distinguishes N networks: numbers [N] (lists, too), or one number for all of them.
 
     An `order_seed` that all share makes them see the same batches, which are then gathered once.
-    Numbers that are None leave their part out of the program.
+    Numbers that are None leave their part out.
     """
 
     seed: ArrayLike  # of the initialisation
