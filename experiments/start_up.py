@@ -94,29 +94,16 @@ def main() -> None:
         f"| seconds | {' | '.join(checkouts)} |",
         f"|---|{'--:|' * len(checkouts)}",
     ]
-    for phase in ("imports", "first steps"):
+    phases = {"imports": "until all is imported", "first steps": "until the first steps are done"}
+    for phase, label in phases.items():
         row = [statistics.median(run["seconds"][phase] for run in runs[name]) for name in runs]
-        label = {
-            "imports": "until all is imported",
-            "first steps": "until the first steps are done",
-        }
-        lines.append(f"| **{label[phase]}** | {' | '.join(f'**{s:.2f}**' for s in row)} |")
-    medians = {
-        name: {
-            part: statistics.median(run["inside"].get(part, 0) for run in runs[name])
-            for part in {part for run in runs[name] for part in run["inside"]}
-        }
-        for name in runs
-    }
-    parts = {
-        part: max(table.get(part, 0) for table in medians.values())
-        for table in medians.values()
-        for part in table
-    }
-    for part in sorted(parts, key=parts.get, reverse=True):
-        if parts[part] >= 0.02:
-            row = [f"{medians[name][part]:.2f}" if part in medians[name] else "" for name in runs]
-            lines.append(f"| {part} | {' | '.join(row)} |")
+        lines.append(f"| **{label}** | {' | '.join(f'**{seconds:.2f}**' for seconds in row)} |")
+    median = lambda part, name: statistics.median(run["inside"].get(part, 0) for run in runs[name])
+    parts = {part for of_name in runs.values() for run in of_name for part in run["inside"]}
+    rows = {part: [median(part, name) for name in runs] for part in parts}
+    for part, row in sorted(rows.items(), key=lambda item: max(item[1]), reverse=True):
+        if max(row) >= 0.02:
+            lines.append(f"| {part} | {' | '.join(f'{seconds:.2f}' for seconds in row)} |")
     if against:
         ratios = [total(a) / total(b) for a, b in zip(runs["now"], runs["before"], strict=True)]
         lines += ["", f"Now takes {statistics.median(ratios):.2f} times as long as before."]

@@ -10,7 +10,7 @@ batch:
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -61,11 +61,14 @@ def run_steps(
     With an `axis_name`, `order` is this device's part of each batch; see `step.update`.
     """
 
+    if augment_config is not None and key is None:
+        raise ValueError("augment_config needs a key to draw the augmented images from")
+
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
         pixels = split.images[order[i]]  # [B, 32, 32, 1]
-        if augment_config is not None and key is not None:
-            step_key = jax.random.fold_in(key, i)
+        if augment_config is not None:
+            step_key = jax.random.fold_in(cast(jax.Array, key), i)
             pixels = augment(step_key, pixels, augment_config, axis_name=axis_name)
         batch = {
             "image": normalize(pixels, split.mean, split.std),

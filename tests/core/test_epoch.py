@@ -75,6 +75,12 @@ def test_logits_are_only_made_of_pixels(split):
         predict(state.model, state.params, split._replace(images=split.images / 255))
 
 
+def test_augmented_images_need_a_key(split):
+    order = epoch_order(jax.random.key(0), N, batch_size=B)
+    with pytest.raises(ValueError, match="augment_config needs a key"):
+        train_steps(fresh_state(), split, order, 0, 1, augment_config=augment_config(1.0))
+
+
 def test_logits_need_no_labels(split):
     state = fresh_state()
     logits = predict(state.model, state.params, split._replace(labels=None))
