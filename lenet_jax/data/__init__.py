@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from lenet_jax.core.split import Split
-from lenet_jax.data import digits, idx, tfds
+from lenet_jax.data import digits, idx, npz, tfds
 from lenet_jax.data.idx import RawSplits
+from lenet_jax.data.pixels import white_on_black
 from lenet_jax.data.registry import INFO
 from lenet_jax.files import expand_user
 
@@ -46,18 +47,21 @@ def load(
     data_dir: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
-    """Loads a data set, from IDX files in `data_dir` if they lie there, else as it can be had.
+    """Loads a data set, from files in `data_dir` if one is named, else as it can be had.
 
-    `digits` is always there. The others come from IDX files in `data_dir/name` or `data_dir`, else
-    from tensorflow-datasets' folder, else from the network, once. Without a name it is MNIST, or
-    the digits if MNIST is neither on this machine nor can be downloaded; `note` then says why.
-    What is found but damaged is an error, not a reason to look further.
+    `digits` is always there. The others come from IDX files or an .npz file in `data_dir`, under
+    the names that people have, or from a copy that tensorflow-datasets prepared there; nothing is
+    downloaded into it. Without `data_dir` it is tensorflow-datasets' folder, else the network,
+    once. With neither name nor folder it is MNIST, or the digits if MNIST is neither on this
+    machine nor can be downloaded; `note` then says why. What is found but damaged is an error, not
+    a reason to look further. Images that are dark on light, or masks of 0 and 1, are made white on
+    black, which `log` and the `source` say.
 
     Args:
       name: one of `DATASETS`, or None.
-      data_dir: a folder of IDX files, or of tensorflow-datasets (default: the environment variable
-        TFDS_DATA_DIR, else ~/tensorflow_datasets).
-      log: is called with a line before each step that takes seconds.
+      data_dir: a folder of IDX files, an .npz file or of tensorflow-datasets (default: the
+        environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets, if they lie there).
+      log: is called with a line before each step that takes seconds, and for each change.
 
     Raises:
       ValueError: the data set is unknown, cannot be had or is damaged; one sentence says what was
@@ -73,9 +77,9 @@ def load(
     if name == "digits":
         return _dataset(name, digits.SOURCE, digits.load())
     wanted = name or "mnist"
-    if folder and (found := idx.find_folder(folder, wanted)):
-        return _dataset(wanted, f"IDX files in {found}", idx.load_folder(found))
-    folder = folder or tfds.default_folder()
+    if folder is not None:
+        return _load_folder(wanted, folder, log)
+    folder = tfds.default_folder()
     try:
         splits = tfds.load(wanted, folder, log)
     except tfds.UnavailableError as error:
@@ -84,6 +88,43 @@ def load(
         note = f"using digits, because there are {error}"
         return _dataset("digits", digits.SOURCE, digits.load(), note)
     return _dataset(wanted, f"tensorflow-datasets' folder {folder / wanted}", splits)
+
+
+def _load_folder(name: str, data_dir: Path, log: Callable[[str], None]) -> Dataset:
+    """The data set `name` from whatever in `data_dir` fits.
+
+    Raises:
+      ValueError: nothing does, and the message lists what lies there; or what does is damaged.
+    """
+    info = INFO[name]
+    # As it was unpacked: by hand, by torchvision, by Keras, from EMNIST's archive.
+    inner = (name, name.replace("_", "-"), f"{info.tfds_class}/raw", "", "raw", "gzip")
+    folders = [data_dir / each for each in inner]
+    if found := idx.find_folder(folders, info.idx_parts):
+        folder, part = found
+        kind = f"EMNIST's IDX files of {part}" if part else "IDX files"
+        source, splits = f"{kind} in {folder}", idx.load_folder(folder, part)
+    elif archives := npz.find(folders, name):
+        source, splits = f"{archives['train_images'][0]}", npz.load(archives)
+    elif (splits := tfds.load_local(name, data_dir, log)) is not None:
+        return _dataset(name, f"tensorflow-datasets' folder {data_dir / name}", splits)
+    else:
+        raise ValueError(
+            f"--data_dir={data_dir}: there are {tfds.describe_missing(name, data_dir)}; it "
+            f"{_listing(data_dir)}. Wanted are {', '.join(idx.FILES.values())} (plain or .gz) or "
+            f"{name}.npz; without --data_dir {name} is downloaded, or use --dataset=digits"
+        )
+    splits, change = white_on_black(splits)
+    if change:
+        log(f"note: the images from {source} are {change}, as pictures and drawings will be")
+        source += f", {change}"
+    return _dataset(name, source, splits)
+
+
+def _listing(folder: Path, most: int = 8) -> str:
+    names = sorted(f"{path.name}{'/' * path.is_dir()}" for path in folder.iterdir())
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"holds {', '.join(names[:most])}{more}" if names else "is empty"
 
 
 def _existing(data_dir: str) -> Path:

@@ -6,10 +6,11 @@ No number in a header is trusted before it has been compared with what the file 
 """
 
 import math
-import os
+import re
 import stat
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -23,6 +24,12 @@ FILES = {
 }
 SIZES = (28, 32)  # of a side: MNIST's, and the network's input
 
+# The names of these files as people have them: as above, with a dot for a hyphen, and EMNIST's.
+_NAME = re.compile(
+    r"(?:emnist-(?P<part>\w+)-)?(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)"
+    r"[-_.]idx[13][-_.]ubyte(?:\.gz)?",
+    re.IGNORECASE,
+)
 _DIMENSIONS = {0x0801: 1, 0x0803: 3}  # magic number of 1-byte elements -> number of dimensions
 _MAX_DEFLATE_RATIO = 1032  # a 258-byte match costs at least 2 bits (zlib's technical notes)
 _CHUNK = 1 << 21
@@ -150,32 +157,41 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def find_folder(data_dir: Path, name: str) -> Path | None:
-    """The folder with IDX files: `data_dir/name`, else `data_dir`, else None."""
-    for folder in (data_dir / name, data_dir):
-        if any(_variants(folder, stem) for stem in FILES.values()):
-            return folder
+def find_folder(folders: Iterable[Path], parts: Sequence[str] = ("",)) -> tuple[Path, str] | None:
+    """The first of `folders` with IDX files, and the first of `parts` that they are of.
+
+    A part is what EMNIST's files have in their names, such as "letters"; other files are of "".
+    """
+    for folder in folders:
+        found = _find_files(folder)
+        for part in parts:
+            if part in found:
+                return folder, part
     return None
 
 
-def load_folder(folder: Path) -> RawSplits:
+def load_folder(folder: Path, part: str = "") -> RawSplits:
     """Reads the four files of a data set and checks that they belong together.
 
     Args:
-      folder: holds the files named in `FILES`, plain or with `.gz` after the name.
+      folder: holds the files named in `FILES`, or with the other names that people have, plain or
+        with `.gz` after the name, each perhaps in a folder of its own name.
+      part: of EMNIST, whose images are stored transposed and come back upright.
 
     Raises:
       ValueError: a file is missing or damaged, or does not match the others; the message names it.
     """
-    found = {part: _variants(folder, stem) for part, stem in FILES.items()}
-    if missing := [FILES[part] for part, paths in found.items() if not paths]:
-        raise ValueError(f"{folder}: {' and '.join(missing)} missing (plain or .gz)")
-    paths = {part: paths[0] for part, paths in found.items()}
-    arrays = {part: read_idx(path) for part, path in paths.items()}
-    for part, path in paths.items():
-        if (arrays[part].ndim == 3) != part.endswith("images"):
-            held = "labels" if part.endswith("images") else "images"
-            raise ValueError(f"{path}: holds {held}; are two files swapped?")
+    paths = _find_files(folder).get(part, {})
+    if missing := [name for field, name in FILES.items() if field not in paths]:
+        kind = f" of EMNIST's {part}" if part else ""
+        raise ValueError(f"{folder}: {' and '.join(missing)}{kind} missing (plain or .gz)")
+    arrays = {field: read_idx(paths[field]) for field in FILES}
+    for field, array in arrays.items():
+        if (array.ndim == 3) != field.endswith("images"):
+            held = "labels" if field.endswith("images") else "images"
+            raise ValueError(f"{paths[field]}: holds {held}; are two files swapped?")
+        if part and array.ndim == 3:
+            arrays[field] = np.ascontiguousarray(array.transpose(0, 2, 1))
     splits = RawSplits(**arrays)
     check_splits(splits, paths)
     return splits
@@ -205,6 +221,24 @@ def check_splits(splits: RawSplits, origin: dict[str, Path]) -> None:
         )
 
 
-def _variants(folder: Path, stem: str) -> list[Path]:
-    # lexists: a link that leads nowhere is a file to complain about, not one that is missing
-    return [p for p in (folder / stem, folder / f"{stem}.gz") if os.path.lexists(p)]
+def _find_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Of each part, "" if it is not EMNIST's, the file for each field of `RawSplits`."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in _entries(folder):
+        # A link that leads nowhere is a file to complain about, not one that is missing.
+        if match := _NAME.fullmatch(path.name):
+            split = "train" if match["split"].lower() == "train" else "test"
+            files = found.setdefault((match["part"] or "").lower(), {})
+            files.setdefault(f"{split}_{match['kind'].lower()}", path)
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, unzipped files first, and in folders that are named like a file."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: (path.suffix == ".gz", path.name))
+        nested = [path for path in entries if _NAME.fullmatch(path.name) and path.is_dir()]
+        files = [path for path in entries if path not in nested]
+        return files + [path for inner in nested for path in sorted(inner.iterdir())]
+    except OSError:  # there is no such folder
+        return []

@@ -23,7 +23,8 @@ class DatasetInfo:
     pen: float  # the width of a stroke that gives drawings as much white as the images' mean
     by_mass: bool = False  # the middle is the centre of mass, not that of the box
     default_epochs: int = 5
-    tfds_class: str = ""  # in tensorflow_datasets.image_classification
+    tfds_class: str = ""  # in tensorflow_datasets.image_classification and torchvision.datasets
+    idx_parts: tuple[str, ...] = ("",)  # which of EMNIST's IDX files are its own; "" is no EMNIST
     url: str = ""  # of the folder with the four files; tensorflow-datasets' own
     files: Mapping[str, Checksum] = dataclasses.field(default_factory=dict)  # by name
 
@@ -42,6 +43,7 @@ INFO = {
         pen=2.4,
         by_mass=True,
         tfds_class="MNIST",
+        idx_parts=("", "mnist", "digits"),
         url="https://storage.googleapis.com/cvdf-datasets/mnist/",
         files=_files(
             (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),

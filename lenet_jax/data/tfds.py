@@ -58,11 +58,17 @@ def load(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
       UnavailableError: it is not in `folder` and cannot be downloaded.
       ValueError: the copy in `folder` cannot be read.
     """
+    splits = load_local(name, folder, log)
+    return _download(name, folder, log) if splits is None else splits
+
+
+def load_local(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits | None:
+    """As `load`, but None instead of a download."""
     cache = folder / name / _CACHE
     if (splits := _read_cache(cache)) is not None:
         return splits
     if not _is_prepared(name, folder):
-        return _download(name, folder, log)
+        return None
     log(f"reading {name} from {folder}, once: later runs find it as {cache.name}")
     splits = read_prepared(name, folder)
     try:
@@ -133,9 +139,7 @@ def _stored_order(split: str, count: int) -> list[int]:
 def _download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
     """Fetches the four IDX files and keeps their arrays: all of them or nothing."""
     info, cache = INFO[name], folder / name / _CACHE
-    missing = f"neither IDX files nor a prepared copy of {name} in {folder}"
-    if cache.exists():
-        missing += f" ({cache} is damaged)"
+    missing = describe_missing(name, folder)
     instead = f"put {', '.join(info.files)} into a folder and name it with --data_dir"
     smallest = min(info.files, key=lambda file: info.files[file].size)
     if reason := _unreachable(f"{info.url}{smallest}"):
@@ -160,6 +164,13 @@ def _download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
             f"{missing}, and it cannot be put there ({error}): {instead}"
         ) from error
     return splits
+
+
+def describe_missing(name: str, folder: Path) -> str:
+    """What is not in `folder`, after "there are"."""
+    cache = folder / name / _CACHE
+    damaged = f" ({cache} is damaged)" if cache.exists() else ""
+    return f"neither IDX files nor a prepared copy of {name} in {folder}{damaged}"
 
 
 def _fetch(url: str, size: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from test_tfds import made_up, write_idx
 
 from lenet_jax import data
-from lenet_jax.data import tfds
+from lenet_jax.data import idx, tfds
 from lenet_jax.data.idx import RawSplits
 
 
@@ -124,9 +124,26 @@ def test_damaged_idx_files_are_an_error_even_where_digits_would_do(name, tmp_pat
         data.load(name, str(tmp_path))
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_without_a_name_and_without_mnist_it_is_digits_with_a_note(given, tmp_path, nothing_here):
-    dataset = data.load(None, str(tmp_path) if given else None)
+@pytest.mark.parametrize("name", [None, "mnist", "kmnist"])
+@pytest.mark.parametrize("names", [(), ("train.csv",), [f"{i}.png" for i in range(20)]])
+def test_a_data_dir_in_which_nothing_fits_is_an_error_that_lists_what_lies_there(
+    name, names, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tfds, "_unreachable", lambda url: pytest.fail("it asks the network"))
+    for each in names:
+        (tmp_path / each).touch()
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte") as caught:
+        data.load(name, str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"--data_dir={tmp_path}: ")
+    assert f"{name or 'mnist'}.npz" in message
+    assert all(each in message for each in sorted(names)[:8])
+    assert ("and 12 more" in message) == (len(names) == 20)
+    assert "\n" not in message
+
+
+def test_without_a_name_and_without_mnist_it_is_digits_with_a_note(nothing_here):
+    dataset = data.load(None, None)
     assert dataset.name == "digits"
     assert "no network in this test" in dataset.note
 
@@ -138,6 +155,80 @@ def test_a_data_dir_of_nobody_is_refused():
 
 def test_digits_asked_for_come_without_a_note(nothing_here):
     assert data.load("digits", None).note == ""
+
+
+# Under the names that people have
+
+
+LAYOUTS = {
+    "a dot": lambda stem: stem.replace("-idx", ".idx"),
+    "Kaggle": lambda stem: f"{stem}/{stem}",
+    "Kaggle, a dot": lambda stem: f"{stem}/{stem.replace('-idx', '.idx')}",
+    "torchvision": lambda stem: f"FashionMNIST/raw/{stem}",
+    "in torchvision's folder": lambda stem: f"raw/{stem}",
+    "Keras": lambda stem: f"fashion-mnist/{stem}.gz",
+    "MNIST's test": lambda stem: stem.replace("t10k", "test"),
+    "capitals": lambda stem: stem.upper(),
+}
+
+
+@pytest.mark.parametrize("rename", LAYOUTS.values(), ids=LAYOUTS)
+def test_idx_files_are_found_under_the_names_that_people_have(rename, tmp_path, nothing_here):
+    splits = made_up(3, 2)
+    write_idx(tmp_path / "before", splits)
+    for stem in idx.FILES.values():
+        path = tmp_path / "data" / rename(stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "before" / f"{stem}.gz").rename(path)
+    dataset = data.load("fashion_mnist", str(tmp_path / "data"))
+    np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], splits.train_images)
+    np.testing.assert_array_equal(dataset.test.labels, splits.test_labels)
+    assert dataset.source.startswith(f"IDX files in {tmp_path / 'data'}")
+
+
+def write_emnist(folder, part, splits):
+    """As NIST gives them: each image transposed."""
+    write_idx(folder, splits._replace(
+        train_images=splits.train_images.transpose(0, 2, 1).copy(),
+        test_images=splits.test_images.transpose(0, 2, 1).copy(),
+    ))  # fmt: skip
+    for path in folder.glob("t*-ubyte.gz"):
+        path.rename(folder / f"emnist-{part}-{path.name.replace('t10k', 'test')}")
+
+
+@pytest.mark.parametrize("part", ["digits", "mnist"])
+def test_emnists_digits_are_mnist_and_upright(part, tmp_path, nothing_here):
+    splits = made_up(3, 2)
+    write_emnist(tmp_path / "gzip", part, splits)
+    write_emnist(tmp_path / "gzip", "letters", made_up(5, 5))
+    dataset = data.load(None, str(tmp_path))
+    np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], splits.train_images)
+    np.testing.assert_array_equal(dataset.test.images[:, 2:30, 2:30, 0], splits.test_images)
+    assert dataset.source == f"EMNIST's IDX files of {part} in {tmp_path / 'gzip'}"
+    with pytest.raises(ValueError, match="gzip/"):
+        data.load("kmnist", str(tmp_path))
+
+
+def test_emnists_letters_are_no_digits(tmp_path, nothing_here):
+    write_emnist(tmp_path, "letters", made_up(3, 2))
+    with pytest.raises(ValueError, match="it holds emnist-letters-test-images-"):
+        data.load("mnist", str(tmp_path))
+    found = idx.load_folder(tmp_path, "letters")
+    np.testing.assert_array_equal(found.train_images, made_up(3, 2).train_images)
+
+
+def test_dark_on_light_images_come_white_on_black_and_are_told(tmp_path, nothing_here):
+    lines, glyph = [], np.zeros((4, 28, 28), np.uint8)
+    glyph[:, 8:20, 12:16] = 200
+    labels = np.arange(4, dtype=np.uint8)
+    data_dir = str(write_idx(tmp_path, RawSplits(255 - glyph, labels, 255 - glyph, labels)))
+    dataset = data.load("mnist", data_dir, lines.append)
+    np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], glyph)
+    assert dataset.train.images[:, 0].max() == 0  # the padding is paper, too
+    assert dataset.train.mean == pytest.approx(glyph.mean() / 255)
+    assert len(lines) == 1
+    assert "inverted, being dark on light" in lines[0]
+    assert "inverted" in dataset.source
 
 
 # What loading costs

@@ -262,12 +262,23 @@ def test_a_link_to_nowhere_is_named(tmp_path):
         idx.load_folder(tmp_path)
 
 
-def test_the_folder_named_like_the_data_set_is_preferred(tmp_path):
-    assert idx.find_folder(tmp_path, "kmnist") is None
-    assert idx.find_folder(write_folder(tmp_path), "kmnist") == tmp_path
+def test_the_first_folder_with_files_and_the_first_part_are_found(tmp_path):
+    folders = [tmp_path / "kmnist", tmp_path]
+    assert idx.find_folder(folders) is None
+    write_folder(tmp_path)
+    assert idx.find_folder(folders) == (tmp_path, "")
     inner = write_folder(tmp_path / "kmnist", suffix=".gz")
-    assert idx.find_folder(tmp_path, "kmnist") == inner
-    assert idx.find_folder(tmp_path, "mnist") == tmp_path
+    assert idx.find_folder(folders) == (inner, "")
+    (tmp_path / "emnist-letters-train-labels-idx1-ubyte").touch()
+    assert idx.find_folder([tmp_path], ["letters", ""]) == (tmp_path, "letters")
+    assert idx.find_folder([tmp_path], ["balanced", "", "letters"]) == (tmp_path, "")
+    assert idx.find_folder(folders, ["balanced"]) is None
+
+
+def test_an_unzipped_file_goes_before_a_zipped_one(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not read")
+    np.testing.assert_array_equal(idx.load_folder(tmp_path).train_images, IMAGES)
 
 
 def test_mnist_is_read_as_it_is_known(mnist_dir):

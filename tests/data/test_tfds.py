@@ -367,8 +367,9 @@ def test_offline_damaged_arrays_of_a_download_are_named(offline, tmp_path):
 def test_where_a_download_cannot_be_kept_nothing_is_left(serve, tmp_path, monkeypatch):
     serve()
     refuse_to_write(monkeypatch)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot be put there .*Permission denied"):
-        data.load("mnist", str(tmp_path))
+        data.load("mnist", None)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -429,10 +430,11 @@ SERVERS = {
 def test_a_server_that_fails_ends_in_one_sentence(handler, reason, serve, tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "READ_TIMEOUT_S", 0.5)
     monkeypatch.setattr(tfds, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     serve(handler)
     started = time.monotonic()
     with pytest.raises(ValueError, match="--dataset=digits") as caught:
-        data.load("mnist", str(tmp_path))
+        data.load("mnist", None)
     assert time.monotonic() - started < 5
     handler.stop.set() if hasattr(handler, "stop") else None
     message = str(caught.value)
@@ -443,10 +445,13 @@ def test_a_server_that_fails_ends_in_one_sentence(handler, reason, serve, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
-def test_offline_a_named_data_set_says_what_was_tried_and_what_to_do(name, offline, tmp_path):
+def test_offline_a_named_data_set_says_what_was_tried_and_what_to_do(
+    name, offline, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     started = time.monotonic()
     with pytest.raises(ValueError, match="--dataset=digits") as caught:
-        data.load(name, str(tmp_path))
+        data.load(name, None)
     assert time.monotonic() - started < 2
     message = str(caught.value)
     for part in (name, str(tmp_path), INFO[name].url, "Name or service not known"):
@@ -474,8 +479,9 @@ def test_a_name_server_that_never_answers_costs_only_the_timeout(tmp_path, monke
     monkeypatch.setattr(socket, "getaddrinfo", wait)
     assert tfds.CONNECT_TIMEOUT_S <= 3
     monkeypatch.setattr(tfds, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     started = time.monotonic()
-    assert "no answer within 0.2 s" in data.load(None, str(tmp_path)).note
+    assert "no answer within 0.2 s" in data.load(None, None).note
     assert time.monotonic() - started < 2
     stop.set()
 
