@@ -1,0 +1,144 @@
+"""Where a training step's time goes: each piece of it on one core, against the core's peak.
+
+    python experiments/profile_step.py [--isa=avx2]
+
+FLOP are those of the arithmetic as it is written down, gradients as dense as their convolutions;
+the peak is a matrix product of 1,024 x 1,024 in the same process.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import _isa
+
+BATCH, ROUNDS = 256, 15
+DENSE = 400 * 120 + 120 * 84 + 84 * 10
+CONV1, CONV2 = 28 * 28 * 6 * 25, 10 * 10 * 16 * 150
+
+
+def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
+    """A call of each piece, compiled, and its FLOP per image."""
+    import jax
+    import jax.numpy as jnp
+
+    from lenet_jax import create_train_state, make_optimizer, train_step
+    from lenet_jax.core import jit, ops
+    from lenet_jax.core.model import Linear
+
+    def layer(size: int, in_features: int, features: int) -> dict[str, Callable[[], Any]]:
+        keys = jax.random.split(jax.random.key(0), 4)
+        tiles = BATCH // ops.MAX_TILE_BATCH
+        x = jax.random.normal(keys[0], (tiles, in_features, size, size, ops.MAX_TILE_BATCH))
+        kernel = jax.random.normal(keys[1], (5, 5, in_features, features))
+        bias = jnp.zeros(features)
+        out, residuals = jit.jit(ops._forward)(x, kernel, bias)
+        g = jnp.where(out > 0, jax.random.normal(keys[2], out.shape), 0)
+        corner = residuals[-1]
+        functions = {
+            "forward, inference": (ops._tiled, x, kernel, bias),
+            "forward with corners": (ops._forward, x, kernel, bias),
+            "kernel gradient": (ops._kernel_gradient, g, corner, x),
+            "input gradient": (ops._input_gradient, g, corner, kernel),
+        }
+        return {name: compiled(*call) for name, call in functions.items()}
+
+    def compiled(f: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        fast = jit.jit(f)
+        return lambda: jax.block_until_ready(fast(*args))
+
+    def dense() -> Callable[[], Any]:
+        keys = jax.random.split(jax.random.key(0), 4)
+        x = jax.random.normal(keys[0], (BATCH, 400))
+        layers = [Linear(400, 120), Linear(120, 84), Linear(84, 10)]
+        params = [
+            layer.init(key, jnp.zeros((1, layer.in_features)))
+            for layer, key in zip(layers, keys[1:], strict=True)
+        ]
+
+        def loss(params: Any, x: jax.Array) -> jax.Array:
+            for layer, p in zip(layers[:2], params[:2], strict=True):
+                x = jax.nn.relu(layer.apply(p, x))
+            return jnp.square(layers[2].apply(params[2], x)).sum()
+
+        return compiled(jax.grad(loss, argnums=(0, 1)), params, x)
+
+    def whole_step() -> Callable[[], Any]:
+        state = create_train_state(jax.random.key(0), make_optimizer("adam"))
+        images = jax.random.normal(jax.random.key(1), (BATCH, 32, 32, 1))
+        labels = jnp.arange(BATCH) % 10
+
+        def step() -> None:
+            nonlocal state
+            state, _ = train_step(state, {"image": images, "label": labels})
+            jax.block_until_ready(state.params)
+
+        return step
+
+    square = jax.random.normal(jax.random.key(0), (1024, 1024))
+    conv1, conv2 = layer(32, 1, 6), layer(14, 6, 16)
+    return {
+        "matrix product, 1,024 x 1,024": (
+            compiled(jnp.matmul, square, square),
+            2 * 1024**3 / BATCH,
+        ),
+        **{
+            f"{name} {piece}": (call, 2 * count)
+            for name, calls, count in (("conv1", conv1, CONV1), ("conv2", conv2, CONV2))
+            for piece, call in calls.items()
+            if (name, piece) != ("conv1", "input gradient")  # nobody asks for it
+        },
+        "dense layers, forward and backward": (dense(), 3 * 2 * DENSE),
+        "a training step, adam": (whole_step(), 2 * (2 * CONV1 + 3 * CONV2 + 3 * DENSE)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--isa", choices=_isa.VARIABLES, help="hold both sides to these instructions"
+    )
+    arguments = parser.parse_args()
+    _isa.restart_with(arguments.isa)
+    if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
+        os.sched_setaffinity(0, {0})
+    import _results
+
+    seconds: dict[str, list[float]] = {}
+    calls = pieces()
+    for call, _ in calls.values():
+        call()
+    for _ in range(ROUNDS):
+        for name, (call, _) in calls.items():
+            repeats = 5
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            seconds.setdefault(name, []).append((time.perf_counter() - start) / repeats)
+    rows = [
+        {
+            "piece": name,
+            "us_per_image": 1e6 * statistics.median(seconds[name]) / BATCH,
+            "gflop_per_s": flop * BATCH / statistics.median(seconds[name]) / 1e9,
+        }
+        for name, (_, flop) in calls.items()
+    ]
+    peak = rows[0]["gflop_per_s"]
+    lines = ["| piece, one core | µs per image | GFLOP/s | of the peak |", "|---|--:|--:|--:|"]
+    for row in rows:
+        time_per_image = "" if row is rows[0] else f"{row['us_per_image']:.1f}"
+        lines.append(
+            f"| {row['piece']} | {time_per_image} | {row['gflop_per_s']:.0f} | "
+            f"{row['gflop_per_s'] / peak:.0%} |"
+        )
+    name = "profile_step" + (f"_{arguments.isa}" if arguments.isa else "")
+    _results.write_json(name, {"batch": BATCH, "rows": rows})
+    _results.write_markdown(name, "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
