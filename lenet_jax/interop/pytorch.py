@@ -7,7 +7,7 @@ this module knows.
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from lenet_jax.files import expand_user
 
 MAX_FILE_BYTES = 2**24  # a state dict of this network has 250,000
+WRAPPERS = ("model_state_dict", "state_dict", "model", "net")  # what people save a state dict in
 
 _CONVS = ("conv1", "conv2")
 _DENSE = ("fc1", "fc2", "fc3")
@@ -36,13 +37,15 @@ _SHAPES = {
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state dict of the tutorial's `Net`, as NumPy arrays: `conv1.weight` [6, 1, 5, 5], ...
 
+    Types that NumPy does not know by itself, such as bfloat16, become float32: torch refuses them.
+
     >>> from lenet_jax.core.model import LeNet
     >>> images = np.zeros((1, 32, 32, 1), np.float32)
     >>> params = jax.eval_shape(LeNet().init, jax.random.key(0), images)["params"]
     >>> to_state_dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape), params))["fc1.weight"].shape
     (120, 400)
     """
-    params = jax.tree.map(np.asarray, dict(params))
+    params = jax.tree.map(_of_numpys_own, dict(params))
     features = params["conv2"]["kernel"].shape[-1]
     state = {}
     for name in _CONVS:
@@ -64,12 +67,8 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     Raises:
       ValueError: an array is missing, unknown, or of another shape than LeNet's.
     """
+    _require_names(state)
     state = {key: np.asarray(value) for key, value in state.items()}
-    missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
-        )
     for key, shape in _SHAPES.items():
         if state[key].shape != shape:
             raise ValueError(f"{key} has shape {state[key].shape}, the tutorial's network {shape}")
@@ -87,6 +86,27 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     return jax.tree.map(lambda leaf: np.array(leaf, order="C"), params)
 
 
+def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The state dict inside of what people save it in, and what was taken off it, or "".
+
+    That is one of the dictionaries in `WRAPPERS`, and a prefix that all names have, such as
+    "module." of DataParallel and "_orig_mod." of torch.compile.
+
+    >>> unwrap({"epoch": 3, "state_dict": {"module.conv1.weight": 0, "module.conv1.bias": 1}})
+    ({'conv1.weight': 0, 'conv1.bias': 1}, 'the entry state_dict and the prefix module.')
+    """
+    taken = []
+    if name := next((name for name in WRAPPERS if isinstance(state.get(name), Mapping)), None):
+        state = state[name]
+        taken.append(f"the entry {name}")
+    first = next((str(key) for key in state if str(key).endswith(".conv1.weight")), "")
+    prefix = first.removesuffix("conv1.weight")
+    if prefix and all(str(key).startswith(prefix) for key in state):
+        state = {str(key).removeprefix(prefix): value for key, value in state.items()}
+        taken.append(f"the prefix {prefix}")
+    return state, " and ".join(taken)
+
+
 def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
     """`to_state_dict` as the content of a safetensors file.
 
@@ -98,11 +118,14 @@ def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
     return save(to_state_dict(params), metadata)
 
 
-def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str]:
+def read_params(
+    path: str | Path, log: Callable[[str], None] = print
+) -> tuple[dict[str, dict[str, np.ndarray]], str]:
     """Parameters from a file with the tutorial's state dict, and the SHA-256 of the file.
 
     A `.safetensors` file, or a `.pt` or `.pth` one, which PyTorch reads without running code from
-    it. Floating-point arrays of other types than float32 are converted to it.
+    it. Floating-point arrays of other types than float32 are converted to it; `log` gets a line if
+    something had to be taken off, see `unwrap`.
 
     Raises:
       ValueError: it cannot be read or is not that state dict; the message names --init_from.
@@ -114,36 +137,78 @@ def read_params(path: str | Path) -> tuple[dict[str, dict[str, np.ndarray]], str
             raise ValueError(f"{size:,} bytes are too many for the tutorial's network")
         if path.suffix not in _READ:
             raise ValueError(f"the name must end in one of {', '.join(_READ)}")
-        state = _READ[path.suffix](path)
-        for key, value in state.items():
+        state, taken = unwrap(_READ[path.suffix](path))
+        arrays = {str(key): _array(str(key), value) for key, value in state.items()}
+        if not arrays:
+            raise ValueError(_NO_STATE_DICT)
+        _require_names(arrays)
+        for key, value in arrays.items():
             if not jax.dtypes.issubdtype(value.dtype, np.floating):
                 raise ValueError(f"{key} is {value.dtype}, not floating point")
             if not np.isfinite(value).all():
                 raise ValueError(f"{key} has values that are not finite")
-        params = from_state_dict({key: np.float32(value) for key, value in state.items()})
-        return params, hashlib.sha256(path.read_bytes()).hexdigest()
+        params = from_state_dict({key: np.float32(value) for key, value in arrays.items()})
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error
+    if taken:
+        log(f"--init_from={path}: {taken} taken off")
+    return params, digest
+
+
+def read_normalization(path: str | Path) -> dict[str, float] | None:
+    """{"mean", "std"} as `to_safetensors` wrote them into the file, or None if it has none.
+
+    To be called after `read_params`, which says what is wrong with a file.
+    """
+    path = expand_user(path, "--init_from")
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as opened:
+        metadata = opened.metadata() or {}
+    try:
+        found = {name: float(metadata[name]) for name in ("mean", "std")}
+    except (KeyError, ValueError):
+        return None
+    return found if np.isfinite(list(found.values())).all() and found["std"] > 0 else None
+
+
+def _require_names(state: Mapping[str, Any]) -> None:
+    missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        from safetensors import SafetensorError, deserialize
     except ModuleNotFoundError as error:
         raise ValueError("needs the package safetensors: pip install safetensors") from error
-    try:
-        return load(path.read_bytes())
+    try:  # not safetensors.numpy, which knows no bfloat16
+        entries = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"is not an intact safetensors file ({error})") from error
-    except KeyError as error:  # bfloat16 and newer types
-        raise ValueError(f"NumPy has no {error.args[0]}: save it as float32") from error
+    return {
+        name: np.frombuffer(entry["data"], _dtype(name, entry["dtype"])).reshape(entry["shape"])
+        for name, entry in entries
+    }
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _dtype(name: str, code: str) -> np.dtype:
+    """The type that safetensors calls F32, BF16, I64, ..."""
+    if code not in _DTYPES:
+        raise ValueError(f"{name} is of type {code}: save it as float32")
+    return np.dtype(_DTYPES[code])
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -157,19 +222,32 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
         ) from error
-    tensors = isinstance(state, dict) and {
-        str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)
-    }
-    if not tensors or len(tensors) < len(state):
-        raise ValueError("holds something other than a state dict: save net.state_dict()")
-    return {key: _array(key, value) for key, value in tensors.items()}
+    if not isinstance(state, dict):
+        raise ValueError(_NO_STATE_DICT)
+    return state
 
 
-def _array(name: str, tensor: Any) -> np.ndarray:
+def _array(name: str, value: Any) -> np.ndarray:
+    """Of an array, or of a tensor of PyTorch."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "is_floating_point"):
+        raise ValueError(_NO_STATE_DICT)
     try:
-        return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+        return (value.float() if value.is_floating_point() else value).detach().numpy()
     except (TypeError, RuntimeError) as error:  # sparse, quantised, on the meta device
         raise ValueError(f"{name} is not a plain tensor: save a dense one, of float32") from error
 
 
+def _of_numpys_own(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+
+
+_NO_STATE_DICT = "holds something other than a state dict: save net.state_dict()"
+_DTYPES = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jax.numpy.bfloat16},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
 _READ = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

@@ -158,7 +158,7 @@ def _init(
         log(f"no checkpoint in {path} yet: starting at the beginning")
     state = create_state(settings, total_steps)
     if settings.init_from is not None:  # never read again by a run that is continued
-        params, config["init_sha256"] = pytorch.read_params(settings.init_from)
+        params, config["init_sha256"] = pytorch.read_params(settings.init_from, log)
         state = state.replace(params=jax.tree.map(jnp.array, params))
     return RunState(config, state, ZERO_TOTALS)
 

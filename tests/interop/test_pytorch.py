@@ -5,6 +5,7 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +13,13 @@ from lenet_jax import cli, data, train
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import create_train_state
-from lenet_jax.interop.pytorch import from_state_dict, read_params, to_safetensors, to_state_dict
+from lenet_jax.interop.pytorch import (
+    from_state_dict,
+    read_normalization,
+    read_params,
+    to_safetensors,
+    to_state_dict,
+)
 from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
@@ -95,6 +102,7 @@ def test_a_file_that_we_wrote_is_read_to_the_bit(tmp_path):
     [
         (*SAVERS[0], torch.float64),
         (*SAVERS[0], torch.float16),
+        (*SAVERS[0], torch.bfloat16),
         (*SAVERS[1], torch.float64),
         (*SAVERS[1], torch.bfloat16),
     ],
@@ -118,8 +126,10 @@ class Attack:
 def spoiled(change: str) -> dict:
     state = make_net(0).state_dict()
     match change:
-        case "bfloat16":
-            state["fc1.bias"] = state["fc1.bias"].bfloat16()
+        case "float8":
+            state["fc1.bias"] = state["fc1.bias"].to(torch.float8_e4m3fn)
+        case "counter":
+            state["bn.num_batches_tracked"] = torch.tensor(3)
         case "infinite":
             state["fc1.bias"][7] = torch.inf
         case "integers":
@@ -151,7 +161,11 @@ FAULTS = {
     "p.pt": (lambda path: torch.save(spoiled("sparse"), path), "fc1.weight is not a plain tensor"),
     "q.pt": (lambda path: torch.save(spoiled("meta"), path), "fc1.bias is not a plain tensor"),
     "m.safetensors": (lambda path: save_file(spoiled("missing"), path), "missing .*fc2.bias"),
-    "o.safetensors": (lambda path: save_file(spoiled("bfloat16"), path), "NumPy has no BF16"),
+    "o.safetensors": (lambda path: save_file(spoiled("float8"), path), "fc1.bias is of type F8_E4"),
+    "r.safetensors": (lambda path: save_file(spoiled("counter"), path), "unknown .*bn.num_batches"),
+    "s.pt": (lambda path: torch.save(spoiled("counter"), path), "unknown .*bn.num_batches"),
+    "t.pt": (lambda path: torch.save({"model": {}}, path), "something other than a state dict"),
+    "u.pt": (lambda path: torch.save({"epoch": 3}, path), "something other than a state dict"),
     "n.safetensors": (lambda path: save_file(spoiled("transposed"), path), "fc3.weight has shape"),
 }
 
@@ -177,6 +191,54 @@ def test_a_missing_package_is_named_with_how_to_install_it(name, package, tmp_pa
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"^--init_from=.*pip install {package}"):
         read_params(tmp_path / name)
+
+
+PREFIXED = {
+    prefix: (lambda state, prefix=prefix: {prefix + key: value for key, value in state.items()})
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "net.")
+}
+WRAPPED = {
+    name: (lambda state, name=name: {"epoch": 3, name: state, "optimizer": {"state": {}}})
+    for name in ("model_state_dict", "state_dict", "model", "net")
+}
+BOTH = {"both": lambda state: WRAPPED["state_dict"](PREFIXED["module."](state))}
+
+
+@pytest.mark.parametrize(
+    "wrap", (PREFIXED | WRAPPED | BOTH).values(), ids=PREFIXED | WRAPPED | BOTH
+)
+def test_what_people_save_a_state_dict_in_is_taken_off_with_a_line(wrap, tmp_path):
+    net, lines = make_net(3), []
+    torch.save(wrap(net.state_dict()), tmp_path / "a.pt")
+    params, _ = read_params(tmp_path / "a.pt", lines.append)
+    jax.tree.map(np.testing.assert_array_equal, params, params_of(net))
+    assert len(lines) == 1
+    assert lines[0].startswith(f"--init_from={tmp_path / 'a.pt'}: the ")
+
+
+def test_a_prefix_that_not_all_names_have_is_not_taken_off(tmp_path):
+    state = PREFIXED["net."](make_net(3).state_dict())
+    save_file(state | {"b.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"missing .*unknown .*'b\.weight', 'net\.conv1"):
+        read_params(tmp_path / "a.safetensors")
+
+
+def test_parameters_in_bfloat16_go_to_pytorch_as_float32():
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params_of(make_net(1)))
+    state = {key: torch.from_numpy(value) for key, value in to_state_dict(params).items()}
+    for key, value in make_net(1).state_dict().items():
+        torch.testing.assert_close(state[key], value.bfloat16().float(), rtol=0, atol=0)
+
+
+def test_only_a_file_of_ours_says_how_its_pixels_were_normalised(tmp_path):
+    params = params_of(make_net(4))
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(params, 0.25, 0.5))
+    save_file(make_net(4).state_dict(), tmp_path / "b.safetensors")
+    torch.save(make_net(4).state_dict(), tmp_path / "c.pt")
+    (tmp_path / "d.safetensors").write_bytes(to_safetensors(params, float("nan"), 0.5))
+    assert read_normalization(tmp_path / "a.safetensors") == {"mean": 0.25, "std": 0.5}
+    for name in ("b.safetensors", "c.pt", "d.safetensors"):
+        assert read_normalization(tmp_path / name) is None
 
 
 # --- a run that begins from a file: --init_from ---
