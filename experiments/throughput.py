@@ -258,9 +258,7 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
 
         return run
 
-    def jax_forward(apply: Callable, params: dict, compile_with: Callable) -> Row:
-        forward = compile_with(apply)
-
+    def jax_forward(forward: Callable, params: dict, arrays: list[jax.Array]) -> Row:
         def run(steps: int) -> None:
             for step in range(steps):
                 logits = forward({"params": params}, arrays[step % NUM_BATCHES])
@@ -268,11 +266,19 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
 
         return run
 
+    def cores_forward() -> Row:
+        mesh, rows = make_batch_mesh(batch_size), PartitionSpec(BATCH)
+        specs = {"in_specs": (PartitionSpec(), rows), "out_specs": rows, "check_vma": False}
+        forward = jit(jax.shard_map(ours.model.apply, mesh=mesh, **specs))
+        params = jax.device_put(ours.params, NamedSharding(mesh, PartitionSpec()))
+        return jax_forward(forward, params, jax.device_put(arrays, NamedSharding(mesh, rows)))
+
     return {
         "PyTorch eager": torch_forward(net),
         "PyTorch torch.compile": torch_forward(torch.compile(net)),
-        "usual Flax": jax_forward(UsualLeNet().apply, usual[0], jax.jit),
-        "ours": jax_forward(ours.model.apply, ours.params, jit),
+        "usual Flax": jax_forward(jax.jit(UsualLeNet().apply), usual[0], arrays),
+        "ours": jax_forward(jit(ours.model.apply), ours.params, arrays),
+        "ours, cores as devices": cores_forward(),
     }
 
 
@@ -374,8 +380,10 @@ def main() -> None:
         ratios[f"training, batch {size}"] = training_ratios(speeds)
         rows = inference_rows(size)
         inference[f"batch {size}"] = speeds = measure(rows, dict.fromkeys(rows, size), rounds)
-        names = [name for name in rows if name != "ours"]
-        ratios[f"inference, batch {size}"] = [ratio(speeds, "ours", names)]
+        names = [name for name in rows if not name.startswith("ours")]
+        ratios[f"inference, batch {size}"] = [
+            ratio(speeds, name, names) for name in rows if name.startswith("ours")
+        ]
     rows = member_rows()
     images = {name: MEMBER_BATCH * (1 if "one network" in name else NUM_MEMBERS) for name in rows}
     members = measure(rows, images, rounds)

@@ -8,10 +8,13 @@ compilation and the evaluations are all in it. Cold means an empty compilation c
 one; PyTorch has no such cache and one row.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/time_to_accuracy.py [--search]
+    LENET_JAX_TEST_DATA=path/to/mnist python experiments/time_to_accuracy.py --isa=avx2
 
-Writes results/time_to_accuracy.{json,md}; about 9 minutes on 2 cores.
+Writes results/time_to_accuracy[_avx2].{json,md}; about 9 minutes on 2 cores. With --isa both sides
+are held to these instructions.
 """
 
+import argparse
 import gc
 import itertools
 import json
@@ -25,6 +28,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+
+import _isa
 
 TARGET, SEEDS = 0.99, 20
 BATCH_SIZE, EPOCHS, LEARNING_RATE, LABEL_SMOOTHING = 64, 2, 6e-3, 0.1
@@ -123,7 +128,7 @@ def until_target(run: dict) -> float:
     return run["seconds"] if run["accuracies"][-1] >= TARGET else math.inf
 
 
-def compare() -> None:
+def compare(isa: str | None) -> None:
     from _results import write_json, write_markdown
     from tqdm import tqdm
 
@@ -155,8 +160,9 @@ def compare() -> None:
         ratios = [until_target(theirs) / until_target(mine) for theirs, mine in pairs]
         lines += ["", f"PyTorch takes {statistics.median(ratios):.2f} times as long as {name}."]
     print("\n".join(lines))
-    write_json("time_to_accuracy", {"runs": runs})
-    write_markdown("time_to_accuracy", "\n".join(lines))
+    name = "time_to_accuracy" + (f"_{isa}" if isa else "")
+    write_json(name, {"runs": runs})
+    write_markdown(name, "\n".join(lines))
 
 
 def search() -> None:
@@ -210,9 +216,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["ours"], ["pytorch"]):
         worker, seed, started = sys.argv[1:]
         print(json.dumps({"ours": ours, "pytorch": pytorch}[worker](int(seed), float(started))))
-    elif not Path(DATA).is_dir() or not DATA:
+        raise SystemExit
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--search", action="store_true", help="choose the recipe")
+    parser.add_argument("--isa", choices=_isa.VARIABLES)
+    arguments = parser.parse_args()
+    if not DATA or not Path(DATA).is_dir():
         raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
-    elif "--search" in sys.argv:
-        search()
-    else:
-        compare()
+    _isa.restart_with(arguments.isa)
+    search() if arguments.search else compare(arguments.isa)
