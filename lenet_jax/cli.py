@@ -2,17 +2,18 @@
 
 A command ends with 0 when it did its work, 1 when it failed at it, and 2 with one line on stderr
 when it was asked for something that cannot be. A signal that it waits for ends it with 128 and the
-signal's number, as shells count.
+signal's number, as shells count; so does a reader that has gone, as after `| head`.
 """
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import os
 import signal
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +22,7 @@ import jax
 from absl import flags
 
 S = TypeVar("S")
+BROKEN_PIPE = 128 + 13  # SIGPIPE, of which Python makes an error instead
 CACHE_BYTES = 2**28  # compiled functions on disk, those used last; a run has 3 MB of them
 
 _DEFINE = {
@@ -64,8 +66,49 @@ def check_choices(settings: Any) -> None:
             raise ValueError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
 
 
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command as the process that it is, wherever its output goes, also nowhere."""
+    _replace_dead_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name of any bytes, a ± in ASCII
+    try:
+        try:
+            main(sys.argv)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard(1)  # else the interpreter would try again, and complain
+        if isinstance(error, BrokenPipeError):
+            _discard(2)
+            raise SystemExit(BROKEN_PIPE) from None
+        fail(error if error.filename else f"stdout cannot be written to ({error.strerror})", 1)
+
+
+def _replace_dead_streams() -> None:
+    """Puts the null device where stdout or stderr is closed, or a terminal that has gone.
+
+    A closed one is None in Python, and its number that of the next file, into which XLA would log.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.write(number, b"")
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.EIO):  # and not if its disk is full
+                _discard(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+def _discard(number: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
 def fail(message: object, code: int = 2) -> NoReturn:
-    """Ends the command with one line on stderr."""
+    """Ends the command with one line on stderr, unless it is that nobody reads what it prints."""
+    if isinstance(message, BrokenPipeError):
+        raise message  # to `run`
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -80,22 +123,26 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Lets a command end in its own time: SIGTERM and Ctrl-C only enter the list that it looks at.
+    """Lets a command end in its own time: signals only enter the list that it looks at.
 
-    A second signal ends the process at once.
+    They are SIGTERM, Ctrl-C, SIGHUP (the terminal has gone) and SIGUSR1 (a cluster's warning that
+    time is up). A second SIGTERM or Ctrl-C ends the process at once.
     """
     received: list[int] = []
-    # A shell starts a job in the background with Ctrl-C ignored: that stays so.
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # Windows does not have the last two
+    # A shell starts a job in the background with Ctrl-C ignored, nohup SIGHUP: that stays so.
     before = {
         signum: handler
-        for signum in (signal.SIGTERM, signal.SIGINT)
+        for signum in (getattr(signal, name) for name in names if hasattr(signal, name))
         if (handler := signal.getsignal(signum)) is not signal.SIG_IGN
     }
 
     def receive(signum: int, frame: object) -> None:
         received.append(signum)
-        for caught in before:
-            signal.signal(caught, signal.SIG_DFL)
+        _replace_dead_streams()
+        for caught in before:  # of a terminal that closes, the shell and the system tell both
+            hurries = caught in (signal.SIGTERM, signal.SIGINT)
+            signal.signal(caught, signal.SIG_DFL if hurries else signal.SIG_IGN)
 
     for signum in before:
         signal.signal(signum, receive)
@@ -132,6 +179,8 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
         return settings_class(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )
+    except BrokenPipeError:  # the help's
+        raise
     except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
         fail(f"{error} (--help lists the flags)")
 
@@ -139,7 +188,7 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
 def enable_compilation_cache() -> None:
     """Keeps what JAX compiles in the user's cache folder; JAX_COMPILATION_CACHE_DIR goes first."""
     config = jax.config
-    with contextlib.suppress(OSError):  # a read-only home only costs the time
+    with contextlib.suppress(OSError, RuntimeError):  # a read-only home, or none, costs only time
         if config.jax_compilation_cache_dir:
             _remove_executables(Path(config.jax_compilation_cache_dir))
             return

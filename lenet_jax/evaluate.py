@@ -11,7 +11,6 @@ run's own.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,4 +93,4 @@ def _percent(share: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    cli.run(main)

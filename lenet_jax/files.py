@@ -19,6 +19,23 @@ def expand_user(path: str | Path, flag: str) -> Path:
         raise ValueError(f"{flag}={path}: there is no such home folder") from error
 
 
+def require_utf8(path: Path, flag: str) -> Path:
+    """`path` as it is, if all folders on the way to it have names that checkpoints can be given.
+
+    Raises:
+      ValueError: the absolute path is no UTF-8; the message starts with the flag.
+    """
+    try:
+        os.fsencode(path.absolute()).decode("utf-8")
+    except UnicodeDecodeError as error:
+        printable = str(path).encode(errors="backslashreplace").decode()
+        raise ValueError(
+            f"{flag}={printable}: the name of the folder, or of one above it, is not UTF-8, as "
+            "checkpoints need it: rename it, or use another"
+        ) from error
+    return path
+
+
 def atomic_write(file: Path, content: str | bytes) -> None:
     """Writes a file as a whole or not at all, also when several processes write it at once.
 

@@ -146,4 +146,4 @@ def _printable(path: Path | str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    cli.run(main)

@@ -12,7 +12,6 @@ bits also depend on the number of cores that JAX sees: set the environment varia
 """
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -78,4 +77,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    cli.run(main)

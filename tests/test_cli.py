@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,14 +130,20 @@ def test_any_flags_are_settings_or_help_or_one_line_and_code_2(argv):
     ]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("signum", STOPS)
 def test_a_first_signal_is_only_noted_and_a_second_would_end_the_process(signum):
-    before = {caught: signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)}
+    before = {caught: signal.getsignal(caught) for caught in STOPS}
     with cli.catch_signals() as received:
         assert received == []
         signal.raise_signal(signum)
         assert received == [signum]
-        assert {signal.getsignal(caught) for caught in before} == {signal.SIG_DFL}
+        assert {signal.getsignal(caught) for caught in STOPS[:2]} == {signal.SIG_DFL}
+        for again in STOPS[2:]:  # a terminal that closes sends its own more than once
+            signal.raise_signal(again)
+        assert received == [signum]
     assert {caught: signal.getsignal(caught) for caught in before} == before
 
 
@@ -150,11 +157,69 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_stop_by_a_signal_has_its_name_and_the_shells_code(signum, code):
     stop = cli.Interrupted(signum, "saved")
     assert str(stop) == f"stopped by {signal.Signals(signum).name}: saved"
     assert stop.exit_code == code
+
+
+def run_in_shell(redirection: str, code: str) -> subprocess.CompletedProcess:
+    """A command of these lines, in a process of its own."""
+    script = "import os, sys; from lenet_jax import cli\ndef main(argv):\n    "
+    script += "\n    ".join(code.splitlines()) + "\ncli.run(main)"
+    shell = ["bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "bash"]
+    return subprocess.run([*shell, sys.executable, "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for _ in range(10**6): print('a line')",
+        "for _ in range(10**6):\n  try: print('a line')\n  except OSError as e: cli.fail(e, 1)",
+        "import time; print('a line', flush=True); time.sleep(0.5); print('b'); cli.fail('bad')",
+    ],
+    ids=["in between", "where errors are told", "at the end"],
+)
+def test_a_reader_that_has_gone_ends_it_quietly_as_cat(code):
+    done = run_in_shell("| head -1", code)
+    said = done.stderr.replace("error: bad\n", "")  # which came before the pipe was noticed
+    assert (done.returncode, done.stdout, said) == (141, "a line\n", "")
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nothing_to_a_command(redirection):
+    code = """from tqdm import tqdm
+for _ in tqdm(range(2), disable=None): tqdm.write("said"); sys.stdout.flush()
+os.write(2, b"as XLA does")
+assert open("/dev/null").fileno() not in (1, 2)"""
+    assert run_in_shell(redirection, code).returncode == 0
+
+
+def test_a_full_disk_behind_stdout_is_one_line():
+    done = run_in_shell("> /dev/full", "print('said')")
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout cannot be written to (No space left on device)\n"
+
+
+def test_a_name_of_any_bytes_can_be_printed():
+    done = run_in_shell("", "print('\\udcff ±')")
+    assert (done.returncode, done.stdout) == (0, "\\udcff ±\n")
+
+
+def test_without_a_home_folder_nothing_is_kept_and_nothing_else_happens(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cli.Path, "home", no_home)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        cli.enable_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 CACHE_SCRIPT = """

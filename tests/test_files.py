@@ -1,9 +1,10 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, require_utf8
 
 
 def test_a_tilde_is_the_home_folder_and_a_stranger_is_named_with_the_flag(tmp_path, monkeypatch):
@@ -11,6 +12,17 @@ def test_a_tilde_is_the_home_folder_and_a_stranger_is_named_with_the_flag(tmp_pa
     assert expand_user("~/run", "--workdir") == tmp_path / "run"
     with pytest.raises(ValueError, match=r"^--workdir=~nobody_has_this_name: .*no such home"):
         expand_user("~nobody_has_this_name", "--workdir")
+
+
+def test_a_path_that_is_no_utf8_is_named_also_if_it_is_the_folder_one_is_in(tmp_path, monkeypatch):
+    strange = tmp_path / os.fsdecode(b"a\xff")
+    strange.mkdir()
+    assert require_utf8(tmp_path / "é", "--workdir") == tmp_path / "é"
+    with pytest.raises(ValueError, match=r"^--workdir=.*not UTF-8"):
+        require_utf8(strange / "run", "--workdir")
+    monkeypatch.chdir(strange)
+    with pytest.raises(ValueError, match=r"^--workdir=run: .*not UTF-8"):
+        require_utf8(Path("run"), "--workdir")
 
 
 @pytest.mark.parametrize("content", ["text é\n", b"\x00\xff"])

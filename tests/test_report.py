@@ -142,7 +142,9 @@ def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path
         patch.setattr(trained, "load", lambda path: loaded)
         with pytest.raises(SystemExit):
             report.main(["report", f"--workdir={path}"])
-        assert f"--data_dir={tmp_path / 'gone'}" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {tmp_path / 'gone'}, where the run had its data: ")
+        assert err.endswith("--data_dir names another folder\n")
         report.main(["report", f"--workdir={path}", f"--data_dir={tmp_path}"])
     note = "note: the images are not those that the run had from "
     assert note in capsys.readouterr().out

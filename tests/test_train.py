@@ -163,6 +163,15 @@ def test_a_bad_flag_is_one_line_and_code_2(flag, capsys, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())  # nothing half-written
 
 
+@pytest.mark.parametrize("flag", ["workdir", "data_dir"])
+def test_a_folder_of_no_utf8_is_refused_before_anything_is_written(flag, capsys, tmp_path):
+    strange = tmp_path / os.fsdecode(b"a\xff")
+    strange.mkdir()
+    said = refused(capsys, "--dataset=digits", f"--workdir={tmp_path}/run", f"--{flag}={strange}")
+    assert said.startswith(rf"error: --{flag}={tmp_path}/a\udcff: ")
+    assert [os.fsencode(path.name) for path in tmp_path.rglob("*")] == [b"a\xff"]
+
+
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_one_line_and_code_2(case, capsys, tmp_path):
     name, content = BAD_FILES[case]

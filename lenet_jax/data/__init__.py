@@ -16,7 +16,7 @@ from lenet_jax.data import digits, idx, npz, tfds
 from lenet_jax.data.idx import RawSplits
 from lenet_jax.data.pixels import white_on_black
 from lenet_jax.data.registry import INFO
-from lenet_jax.files import expand_user
+from lenet_jax.files import expand_user, require_utf8
 
 __all__ = ["DATASETS", "Dataset", "Split", "load"]
 
@@ -79,8 +79,8 @@ def load(
     wanted = name or "mnist"
     if folder is not None:
         return _load_folder(wanted, folder, log)
-    folder = tfds.default_folder()
     try:
+        folder = tfds.default_folder()
         splits = tfds.load(wanted, folder, log)
     except tfds.UnavailableError as error:
         if name:
@@ -128,12 +128,12 @@ def _listing(folder: Path, most: int = 8) -> str:
 
 
 def _existing(data_dir: str) -> Path:
-    folder = expand_user(data_dir, "--data_dir")
+    folder = require_utf8(expand_user(data_dir, "--data_dir"), "--data_dir")
     try:
         os.listdir(folder if data_dir else "")  # Path("") is the current folder, "" is none
     except OSError as error:
         raise ValueError(f"--data_dir={data_dir}: cannot be read ({error.strerror})") from error
-    return folder
+    return folder.absolute()
 
 
 def _dataset(name: str, source: str, splits: RawSplits, note: str = "") -> Dataset:

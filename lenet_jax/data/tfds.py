@@ -42,8 +42,19 @@ class UnavailableError(ValueError):
 
 
 def default_folder() -> Path:
-    """Where tensorflow-datasets keeps what it prepared."""
-    return expand_user(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
+    """Where tensorflow-datasets keeps what it prepared.
+
+    Raises:
+      UnavailableError: that would be the home folder, and there is none.
+    """
+    if named := os.environ.get("TFDS_DATA_DIR"):
+        return expand_user(named, "TFDS_DATA_DIR")
+    try:
+        return Path("~/tensorflow_datasets").expanduser()
+    except RuntimeError as error:
+        raise UnavailableError(
+            "neither TFDS_DATA_DIR nor a home folder to look into: name a folder with --data_dir"
+        ) from error
 
 
 def load(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:

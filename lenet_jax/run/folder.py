@@ -25,7 +25,7 @@ import numpy as np
 
 from lenet_jax import cli
 from lenet_jax.data import Dataset
-from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, require_utf8
 from lenet_jax.run.log import EVENTS, METRICS
 from lenet_jax.run.settings import diff_settings
 
@@ -45,11 +45,12 @@ def create(folder: str | None, name: str) -> Path:
     """Makes the run's folder, by default `runs/<name>-<time>`, and sees that it can be written to.
 
     Raises:
-      ValueError: it cannot be made or written to.
+      ValueError: it cannot be made or written to, or its name is no UTF-8.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = expand_user(folder, "--workdir") if folder else Path("runs") / f"{name}-{now}"
     try:
+    require_utf8(path, "--workdir")
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
             path.mkdir(exist_ok=True)

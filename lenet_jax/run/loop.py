@@ -20,6 +20,7 @@ from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, mak
 from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 from lenet_jax.core.step import TrainState, create_train_state
 from lenet_jax.data import registry
+from lenet_jax.files import expand_user
 from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder
 from lenet_jax.run.log import (
@@ -76,6 +77,8 @@ def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
     return dataclasses.replace(
         settings,
         dataset=dataset.name,
+        # So that it is found from wherever the run is used later.
+        data_dir=settings.data_dir and str(expand_user(settings.data_dir, "--data_dir").absolute()),
         learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer],
         epochs=settings.epochs or registry.INFO[dataset.name].default_epochs,
     )
@@ -293,10 +296,11 @@ def finish_chunk(fit: Fit, run: RunState, length: int, ending: bool) -> RunState
         require_finite(fit, step, "the test loss", record["test_loss"])
         fit.saver.wait()  # so the metrics are at most one epoch ahead of the checkpoints
         fit.metrics.append(record)
-        fit.log(epoch_line(record, fit.settings.epochs))
         run = dataclasses.replace(run, totals=ZERO_TOTALS)
     if saving:
         fit.saver.save(step, tree, {"config": run.config, "sums": run.totals})
+    if is_last:  # after the save has begun: whoever reads the line may have gone
+        fit.log(epoch_line(record, fit.settings.epochs))
     return run
 
 

@@ -34,8 +34,16 @@ def load_data(
     """
     own = run.config["data"]["name"]
     # The run's folder may hold IDX files, which do not say which data set they belong to.
-    data_dir = data_dir or (run.config["settings"]["data_dir"] if name in (None, own) else None)
-    return data.load(name or own, data_dir, log)
+    kept = run.config["settings"]["data_dir"] if name in (None, own) else None
+    if data_dir or not kept:
+        return data.load(name or own, data_dir, log)
+    try:
+        return data.load(own, kept, log)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"--data_dir={kept}: ")
+        raise ValueError(
+            f"{kept}, where the run had its data: {reason}; --data_dir names another folder"
+        ) from error
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:

@@ -33,7 +33,8 @@ def load(path: str | Path | None, log: Callable[[str], None] = print) -> Trained
     """Reads the run in the folder `path`; `log` gets a line for each damaged checkpoint.
 
     Raises:
-      ValueError: there is no run, or no checkpoint is intact; the message names --workdir.
+      ValueError: there is no run, or no checkpoint is intact, or the folder's name is no UTF-8;
+        the message names --workdir.
     """
     if path is None:
         raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
@@ -41,6 +42,7 @@ def load(path: str | Path | None, log: Callable[[str], None] = print) -> Trained
     run_path = Path(os.path.expanduser(path))
     try:
         return _read(run_path, path, log)
+    require_utf8(run_path, "--workdir")
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error

@@ -153,6 +153,19 @@ def test_a_data_dir_of_nobody_is_refused():
         data.load("mnist", "~nobody-of-that-name/x")
 
 
+def test_without_a_home_folder_there_is_no_mnist_but_the_digits(monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    dataset = data.load(None, None)
+    assert dataset.name == "digits"
+    assert dataset.note.startswith("using digits, because there are neither TFDS_DATA_DIR nor a ho")
+    with pytest.raises(ValueError, match="--dataset=digits"):
+        data.load("mnist", None)
+
+
 def test_digits_asked_for_come_without_a_note(nothing_here):
     assert data.load("digits", None).note == ""
 

@@ -151,6 +151,22 @@ def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
         assert outcome(fit(path), path) == straight
 
 
+def test_an_epoch_whose_line_nobody_reads_is_saved(tmp_path):
+    def leave(line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        loop.fit(RUN, DIGITS, tmp_path, leave)
+    assert checkpoint.steps(tmp_path / folder.CHECKPOINTS)[-1] == 5
+
+
+def test_a_relative_data_dir_is_kept_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("idx", tmp_path / "idx"), ("/idx", "/idx"), (None, None)):
+        settings = dataclasses.replace(RUN, data_dir=given)
+        assert loop.resolve(settings, DIGITS).data_dir == (kept and str(kept))
+
+
 def test_augmented_images_are_other_images_and_the_same_ones_after_a_stop(straight, tmp_path):
     settings = dataclasses.replace(RUN, augment=1.0)
     through = outcome(fit(tmp_path / "straight", settings), tmp_path / "straight")

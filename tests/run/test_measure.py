@@ -1,5 +1,7 @@
 """What a run is measured with; test_evaluate.py judges the numbers of a command from outside."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -19,6 +21,17 @@ def test_the_logits_are_the_plain_networks_with_the_runs_normalization(tiny_run)
     wanted = LeNet().apply({"params": run.params}, pixels.astype(np.float32))
     logits = measure.predict_logits(run, images)
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_runs_data_that_are_gone_are_named_as_the_runs(tiny_run, tmp_path):
+    run = trained.load(tiny_run)
+    settings = run.config["settings"] | {"data_dir": str(tmp_path / "gone")}
+    run = dataclasses.replace(run, config=run.config | {"settings": settings})
+    with pytest.raises(ValueError, match="No such file") as caught:
+        measure.load_data(run)
+    assert str(caught.value).startswith(f"{tmp_path / 'gone'}, where the run had its data: cannot")
+    with pytest.raises(ValueError, match=f"^--data_dir={tmp_path}/mine: cannot be read"):
+        measure.load_data(run, data_dir=f"{tmp_path}/mine")
 
 
 def test_the_metrics_are_numpys():

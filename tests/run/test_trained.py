@@ -80,6 +80,12 @@ def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
         trained.load(path)
 
 
+def test_a_run_in_a_folder_of_no_utf8_is_refused_and_not_called_damaged(tiny_run, tmp_path):
+    path = shutil.copytree(tiny_run, tmp_path / os.fsdecode(b"a\xff"))
+    with pytest.raises(ValueError, match=r"^--workdir=.*is not UTF-8"):
+        trained.load(path, pytest.fail)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
 def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
