@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lenet_jax.core.model import IMAGE_SHAPE, LeNet
+from lenet_jax.files import require_utf8
 from lenet_jax.run import checkpoint, folder
 from lenet_jax.run.log import read_metrics
 
