@@ -41,9 +41,9 @@ def load(path: str | Path | None, log: Callable[[str], None] = print) -> Trained
         raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
     # Not `expand_user`: to read, the ~ of nobody is a folder that is not there.
     run_path = Path(os.path.expanduser(path))
+    require_utf8(run_path, "--workdir")
     try:
         return _read(run_path, path, log)
-    require_utf8(run_path, "--workdir")
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error
