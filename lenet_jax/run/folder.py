@@ -49,8 +49,8 @@ def create(folder: str | None, name: str) -> Path:
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = expand_user(folder, "--workdir") if folder else Path("runs") / f"{name}-{now}"
-    try:
     require_utf8(path, "--workdir")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
             path.mkdir(exist_ok=True)
