@@ -1,7 +1,7 @@
 """Passes over all of a split that lies on the device as uint8, each one compiled function.
 
 N is the number of images, B the batch, S = N // B the steps per epoch. Devices can share each
-batch:
+batch, also those of several processes (see `sharding`):
 
     mesh = sharding.make_batch_mesh(batch_size)
     state, split = sharding.replicate(mesh, (state, split))
