@@ -2,10 +2,11 @@
 
     python -m lenet_jax.sweep --optimizers=sgd,nesterov,adam,rmsprop --seeds=5
     python -m lenet_jax.sweep --dataset=mnist --optimizers=adam --learning_rates=1e-3,2e-3,4e-3
+    python -m lenet_jax.sweep --scheduler=tcp://host:8786     # on the workers of a Dask cluster
 
 A sixth of the training images is held out to compare the settings; the test images are not read.
 The table, the figure and the numbers are written to --workdir, and the same command with the same
---workdir goes on where it was stopped.
+--workdir goes on where it was stopped, on this machine or on a cluster.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.files import atomic_write
-from lenet_jax.run import folder
+from lenet_jax.run import cluster, folder
 from lenet_jax.run.grid import SweepSettings, resolve, run, summarise
 from lenet_jax.viz import figures
 
@@ -63,9 +64,13 @@ def main(argv: Sequence[str]) -> None:
             if dataset.note:
                 print(dataset.note)
             print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
-            rows = write_results(run(settings, dataset, path, print_line), path)
+            where = cluster.connect(settings.scheduler, settings.workers, print_line)
+            train_slices = stack.enter_context(where)
+            rows = write_results(run(settings, dataset, path, print_line, train_slices), path)
         except ValueError as error:
             cli.fail(error)
+        except cluster.ClusterError as error:
+            cli.fail(f"{error}: the same command with --workdir={path} goes on", 1)
         except OSError as error:
             cli.fail(error, 1)
         except KeyboardInterrupt:

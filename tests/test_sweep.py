@@ -85,7 +85,7 @@ def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swe
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].startswith("best: adam at 0.001, ")
-    assert "sgd: 4 of 8 networks are trained\n" in ended.stdout  # also where there is no bar
+    assert "sgd: 8 of 8 networks are trained\n" in ended.stdout  # also where there is no bar
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((path / "sweep.json").read_text())["rows"]
     assert len(rows) == 4

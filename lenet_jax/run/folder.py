@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -154,9 +155,17 @@ def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
             "std": float(dataset.train.std),
             "sha256": data_digest(dataset),
         },
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What decides the last bits of results, beside settings and data."""
+    return {
         "machine": {
             "device": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),
+            "devices": jax.local_device_count(),
             "cores": cli.count_cores(),
             "python": platform.python_version(),
         },
@@ -256,14 +265,16 @@ def environment_diff(config: dict[str, Any], stored: dict[str, Any]) -> str:
     pairs = [
         (name, stored[part].get(name), config[part][name])
         for part, names in (
-            ("machine", ("platform", "device", "cores")),
+            ("machine", ("platform", "device", "devices", "cores")),
             ("versions", ("lenet_jax", *PACKAGES)),
         )
         for name in names
+        if name in stored[part]  # `devices` was not always kept
     ]
     return ", ".join(f"{name} from {old} to {new}" for name, old, new in pairs if old != new)
 
 
+@functools.cache  # the process keeps the code it has, whatever becomes of it on disk
 def _code() -> str:
     """Which code this is: a short digest of the package's sources."""
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ stopped goes on with the slices that are missing.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,14 @@ class SweepSettings:
         "folder for the results (default: runs/sweep-<data set>-<time>)",
         affects_results=False,
     )
+    scheduler: str | None = setting(
+        None,
+        "Dask cluster to train on: tcp://host:port, or the file of dask scheduler --scheduler-file",
+        affects_results=False,
+    )
+    workers: int | None = setting(
+        None, "processes to train in, on this machine, by Dask", affects_results=False
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -68,12 +76,14 @@ class SweepSettings:
                 raise ValueError(f"--optimizers={name}: choose of {', '.join(OPTIMIZERS)}")
         for name in OPTIMIZERS:
             self.rates(name)
-        for name in ("seeds", "epochs", "batch_size", "slice_size"):
+        for name in ("seeds", "epochs", "batch_size", "slice_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name}={value}: must be at least 1")
         if not 0 <= self.augment < math.inf:
             raise ValueError(f"--augment={self.augment}: must be a number of at least 0")
+        if self.scheduler is not None and self.workers:
+            raise ValueError(f"--scheduler={self.scheduler}: has workers; leave out --workers")
 
     def rates(self, optimizer: str) -> list[float]:
         """The learning rates to try with `optimizer`, each once."""
@@ -113,9 +123,21 @@ class Slice:
     optimizer: str
     cells: tuple[tuple[float, int], ...]  # learning rate and seed of each
 
-    def file(self, path: Path) -> Path:
+    @property
+    def name(self) -> str:
         (rate, seed), count = self.cells[0], len(self.cells)
-        return path / f"{self.optimizer}-{rate!r}-{seed}-{count}.json"
+        return f"{self.optimizer}-{rate!r}-{seed}-{count}"
+
+    def file(self, path: Path) -> Path:
+        return path / f"{self.name}.json"
+
+
+# What trains slices of a sweep on a split: yields each with its records and where it was trained
+# (nothing for here), in any order; calls the last argument with numbers of updates that are done.
+TrainSlices = Callable[
+    [SweepSettings, Sequence[Slice], data.Split, Callable[[int], None]],
+    Iterator[tuple[Slice, list[dict[str, Any]], str]],
+]
 
 
 def plan(settings: SweepSettings) -> list[Slice]:
@@ -142,13 +164,13 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
 def train_slice(
     settings: SweepSettings,
     part: Slice,
-    dataset: data.Dataset,
+    split: data.Split,
     log_updates: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     """One record per network: its settings, its loss curve, its accuracy on held-out images."""
     held_out, rest = (
-        dataset.train._replace(images=dataset.train.images[rows], labels=dataset.train.labels[rows])
-        for rows in split_indices(len(dataset.train.labels))
+        split._replace(images=split.images[rows], labels=split.labels[rows])
+        for rows in split_indices(len(split.labels))
     )
     rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
     trained = population.train(
@@ -178,17 +200,30 @@ def train_slice(
     ]
 
 
+def train_here(
+    settings: SweepSettings,
+    slices: Sequence[Slice],
+    split: data.Split,
+    log_updates: Callable[[int], None],
+) -> Iterator[tuple[Slice, list[dict[str, Any]], str]]:
+    """Trains them one after the other in this process: a `TrainSlices`."""
+    for part in slices:
+        yield part, train_slice(settings, part, split, log_updates), ""
+
+
 def run(
     settings: SweepSettings,
     dataset: data.Dataset,
     path: Path,
     log: Callable[[str], None] = print,
+    train_slices: TrainSlices = train_here,
 ) -> list[dict[str, Any]]:
     """Trains the slices that `path` does not hold yet, one line each to `log`; all records.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
       OSError: something could not be written.
+      What `train_slices` raises.
     """
     config, stored = folder.make_config(settings, dataset), folder.read_config(path)
     if stored:
@@ -197,24 +232,27 @@ def run(
             log(f"note: since the sweep began, {changes}: the last bits of results may differ")
     else:
         folder.write_config(path, config)
-    slices_path, slices, records = path / "slices", plan(settings), []
+    slices_path, slices = path / "slices", plan(settings)
     slices_path.mkdir(exist_ok=True)
+    files = {part: part.file(slices_path) for part in slices}
+    records = {part: _read(file) for part, file in files.items() if file.exists()}
+    missing = [part for part in slices if part not in records]
+    networks, done = sum(len(part.cells) for part in slices), sum(map(len, records.values()))
     _, rest = split_indices(len(dataset.train.labels))
-    updates = settings.epochs * (len(rest) // settings.batch_size)
-    networks = sum(len(part.cells) for part in slices)
-    with tqdm(total=updates * networks, unit="update", leave=False, disable=None) as bar:
-        for part in slices:
-            file = part.file(slices_path)
-            if file.exists():
-                records += _read(file)
-                bar.update(updates * len(part.cells))
-                continue
-            bar.set_description(part.optimizer)
-            new = train_slice(settings, part, dataset, bar.update)
-            atomic_write(file, json.dumps(new) + "\n")
-            records += new
-            log(f"{part.optimizer}: {len(records)} of {networks} networks are trained")
-    return records
+    updates = settings.epochs * (len(rest) // settings.batch_size)  # of a network
+    with tqdm(
+        total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
+    ) as bar:
+        show = lambda count: bar.update(count / updates)
+        for part, new, where in train_slices(settings, missing, dataset.train, show):
+            atomic_write(files[part], json.dumps(new) + "\n")
+            records[part] = new
+            done += len(new)
+            log(
+                f"{part.optimizer}: {done} of {networks} networks are trained"
+                + (f", the last by {where}" if where else "")
+            )
+    return [record for part in slices for record in records[part]]
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,213 @@
+"""A real scheduler and real workers, each a process, on 127.0.0.1."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lenet_jax import data, sweep
+from lenet_jax.run import cluster, grid
+
+DIGITS = data.load("digits")
+FLAGS = {"optimizers": "adam", "learning_rates": "1e-3,2e-3,4e-3,8e-3", "seeds": 3, "epochs": 1}
+SETTINGS = grid.resolve(grid.SweepSettings(**FLAGS, dataset="digits", slice_size=2), DIGITS)
+SLICES = grid.plan(SETTINGS)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Cluster:
+    """Processes that `dask` starts, by their addresses."""
+
+    def __init__(self, folder):
+        self.folder, self.processes = folder, {}
+        self.scheduler = self.start("scheduler", "--port")
+
+    def start(self, kind, port_flag, *flags, **environment):
+        port = free_port()
+        address = f"tcp://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "dask", kind, "--host=127.0.0.1", "--no-dashboard"]
+        with (self.folder / f"{kind}-{port}.log").open("w") as log:
+            self.processes[address] = subprocess.Popen(
+                [*command, f"{port_flag}={port}", *flags],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=os.environ | environment,
+            )
+        return address
+
+    def start_worker(self, **environment):
+        flags = ("--nthreads=1", "--no-nanny", self.scheduler)
+        return self.start("worker", "--worker-port", *flags, **environment)
+
+    def kill(self, address):
+        self.processes[address].send_signal(signal.SIGKILL)
+        self.processes[address].wait()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster, "WAIT_S", 0.1)
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp("dask"))
+    try:
+        for _ in range(2):
+            started.start_worker()
+        yield started
+    finally:
+        for address in started.processes:
+            started.kill(address)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of the sweep in this process."""
+    path = tmp_path_factory.mktemp("alone")
+    sweep.write_results(grid.run(SETTINGS, DIGITS, path), path)
+    return path
+
+
+def run_on(dask, path, log):
+    with cluster.connect(dask.scheduler, None, log) as train_slices:
+        return grid.run(SETTINGS, DIGITS, path, log, train_slices)
+
+
+def test_a_worker_that_is_killed_costs_nothing_but_time(dask, alone, tmp_path):
+    lines, killed = [], []
+
+    def log(line):
+        lines.append(line)
+        found = re.search(r"the last by (tcp:\S+)$", line)
+        if found and not killed and len(lines) > 1:  # it has begun another slice by now
+            killed.append(found[1])
+            dask.kill(found[1])
+
+    sweep.write_results(run_on(dask, tmp_path, log), tmp_path)
+    assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
+    assert f"{killed[0]} has gone: what it had begun is done again" in lines
+    assert len([line for line in lines if "the last by tcp" in line]) == len(SLICES)
+
+
+def test_a_sweep_goes_from_here_to_a_cluster_and_back(dask, alone, tmp_path):
+    def interrupted(settings, slices, split, log_updates):
+        yield from grid.train_here(settings, slices[:2], split, log_updates)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(SETTINGS, DIGITS, tmp_path, print, interrupted)
+
+    def stop(line):
+        if "8 of 12" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_on(dask, tmp_path, stop)
+    assert len(list((tmp_path / "slices").iterdir())) == 4
+    sweep.write_results(grid.run(SETTINGS, DIGITS, tmp_path), tmp_path)
+    assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
+
+
+def test_a_slice_that_fails_everywhere_is_given_up_and_the_others_go_on(dask):
+    lines, updates, bad = [], [], grid.Slice("sdg", ((0.1, 0),))
+    with cluster.connect(dask.scheduler, None, lines.append) as train_slices:
+        trained = train_slices(SETTINGS, [bad, SLICES[0]], DIGITS.train, updates.append)
+        assert next(trained)[0] == SLICES[0]
+        with pytest.raises(cluster.ClusterError, match="1 of 2 slices were given up"):
+            list(trained)
+    assert any(re.match(r"slice sdg-0.1-0-1 is given up: \w+: .*sdg", line) for line in lines)
+    _, rest = grid.split_indices(len(DIGITS.train.labels))
+    assert sum(updates) == 2 * (len(rest) // SETTINGS.batch_size)
+
+
+def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):
+    metadata = tmp_path / "numpy-1.2.3.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.2.3\n")
+    folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    other = dask.start_worker(PYTHONPATH=os.pathsep.join(folders))
+    with cluster.connect(dask.scheduler, None, print) as train_slices:
+        while other not in train_slices.args[0].nthreads():
+            time.sleep(0.05)
+        words = rf"{other} has other versions .*numpy from {np.__version__} to 1.2.3"
+        with pytest.raises(ValueError, match=words):
+            list(train_slices(SETTINGS, SLICES, DIGITS.train, lambda updates: None))
+    dask.kill(other)
+
+
+def test_without_a_worker_it_says_so_and_waits_and_without_a_scheduler_it_ends(
+    dask, tmp_path, monkeypatch
+):
+    lines = []
+
+    def log(line):
+        lines.append(line)
+        if "there is no worker" in line:
+            dask.kill(dask.scheduler)
+
+    for address in dask.processes.keys() - {dask.scheduler}:
+        dask.kill(address)
+    with pytest.raises(cluster.ClusterError, match="the scheduler has gone"):
+        run_on(dask, tmp_path, log)
+    assert len(lines) == 1
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.5)
+    with pytest.raises(cluster.ClusterError, match=f"{dask.scheduler}: no scheduler answers"):
+        run_on(dask, tmp_path, log)
+
+
+def test_the_command_starts_workers_and_ctrl_c_says_how_to_go_on(alone, tmp_path):
+    flags = [f"--{name}={value}" for name, value in FLAGS.items()]
+    command = [sys.executable, "-m", "lenet_jax.sweep", "--dataset=digits", "--slice_size=2"]
+    with subprocess.Popen(
+        [*command, *flags, "--workers=1", f"--workdir={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as started:
+        while "2 of 12" not in (line := started.stdout.readline()):
+            assert line, started.stderr.read()
+        os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+        out, err = started.communicate(timeout=60)  # ends when the last worker, too, has gone
+    assert started.returncode == 130, err
+    assert out.splitlines()[-1] == f"stopped: the same command with --workdir={tmp_path} goes on"
+    assert err == ""
+    sweep.write_results(grid.run(SETTINGS, DIGITS, tmp_path), tmp_path)
+    assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--scheduler=nowhere"], "--scheduler=nowhere: is neither an address"),
+        (["--scheduler=h:1", "--workers=2"], "--scheduler=h:1: has workers; leave out --workers"),
+        (["--workers=0"], "--workers=0: must be at least 1"),
+    ],
+)
+def test_a_bad_flag_is_one_line(flags, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["sweep", "--dataset=digits", f"--workdir={tmp_path}", *flags])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["sweep", "--dataset=digits", f"--workdir={tmp_path}", "--scheduler=host:8786"])
+    assert stop.value.code == 2
+    assert "needs Dask: pip install 'lenet_jax[cluster]'" in capsys.readouterr().err
