@@ -189,11 +189,11 @@ def our_gradients(dtype: type, cases: list[tuple], op: Any) -> Results:
 
     @jax.jit  # the network is compiled once; each loss hands it a cotangent
     def pull_back(params: Any, cotangent: jax.Array) -> Any:
-        return jax.vjp(lambda params: LeNet(op).apply({"params": params}, images), params)[1](
-            cotangent
-        )[0]
+        return jax.vjp(
+            lambda params: LeNet(conv_relu_pool=op).apply({"params": params}, images), params
+        )[1](cotangent)[0]
 
-    logits = jax.jit(LeNet(op).apply)({"params": params}, images)
+    logits = jax.jit(LeNet(conv_relu_pool=op).apply)({"params": params}, images)
     results = {"logits": logits}
     for case in cases:
         loss_of = jax.jit(jax.value_and_grad(partial(our_loss, case, dtype=dtype)))

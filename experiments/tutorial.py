@@ -142,7 +142,7 @@ def variables(equation: JaxprEqn) -> list[Var]:
 def walk_the_graph(params: Any, image: jax.Array, target: jax.Array) -> None:
     """3.2: the tutorial follows `loss.grad_fn.next_functions`; here it is the traced program."""
     # Plain layers show their operations; those of `model` may be one piece with its own gradient.
-    plain = LeNet(ops.conv_relu_pool_plain)
+    plain = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 
     def plain_loss(image: jax.Array, params: Any, target: jax.Array) -> jax.Array:
         return losses.mse(plain.apply({"params": params}, image), target)

@@ -9,13 +9,13 @@ from lenet_jax.interop.pytorch import from_state_dict
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv1 = nn.Conv2d(in_channels, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
+        self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
@@ -26,9 +26,10 @@ class Net(nn.Module):
         return self.fc3(x)
 
 
-def make_net(seed: int, dtype: torch.dtype = torch.float32) -> Net:
+def make_net(seed: int, dtype: torch.dtype = torch.float32, *sizes: int) -> Net:
+    """A `Net(*sizes)`: the tutorial's without."""
     torch.manual_seed(seed)
-    return Net().to(dtype)
+    return Net(*sizes).to(dtype)
 
 
 def params_of(net: Net) -> dict:
@@ -39,11 +40,17 @@ def grads_of(net: Net) -> dict:
     return from_state_dict({name: weight.grad for name, weight in net.named_parameters()})
 
 
-def random_batch(seed: int, size: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Images [size, 32, 32, 1] and labels [size]."""
+def random_batch(
+    seed: int,
+    size: int,
+    dtype: type = np.float32,
+    num_classes: int = 10,
+    in_channels: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images [size, 32, 32, in_channels] and labels [size]."""
     rng = np.random.default_rng(seed)
-    images = rng.standard_normal((size, 32, 32, 1)).astype(dtype)
-    return images, rng.integers(0, 10, size).astype(np.int32)
+    images = rng.standard_normal((size, 32, 32, in_channels)).astype(dtype)
+    return images, rng.integers(0, num_classes, size).astype(np.int32)
 
 
 def to_torch(images: np.ndarray) -> torch.Tensor:

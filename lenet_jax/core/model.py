@@ -1,6 +1,6 @@
 """LeNet, the network of PyTorch's "Neural Networks" tutorial, as a Flax module.
 
-B is the batch. 61,706 parameters in 10 arrays:
+B is the batch. For 10 classes and 1 channel, 61,706 parameters in 10 arrays:
 
     conv1  5x5, 1 -> 6       156        fc1  400 -> 120   48,120
     conv2  5x5, 6 -> 16    2,416        fc2  120 -> 84    10,164
@@ -9,6 +9,7 @@ B is the batch. 61,706 parameters in 10 arrays:
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +18,7 @@ import numpy as np
 
 from lenet_jax.core import ops
 
-IMAGE_SHAPE = (32, 32, 1)
-NUM_CLASSES = 10
+IMAGE_SIZE = 32  # of a side, in pixels
 
 
 def kernel_and_bias(
@@ -91,19 +91,21 @@ class Linear(nn.Module):
 
 
 class LeNet(nn.Module):
-    """The tutorial's `Net`: images [B, 32, 32, 1] -> logits [B, 10].
+    """The tutorial's `Net`: images [B, 32, 32, in_channels] -> logits [B, num_classes].
 
     `conv_relu_pool` is the operation of the two convolution layers: `ops.conv_relu_pool`,
     `ops.conv_relu_pool_plain`, or anything of the same signature. None takes the form that was
     measured to be the faster one on JAX's default backend; printing the network shows which.
 
-    >>> params = LeNet().init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    >>> params = LeNet().init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))["params"]
     >>> jax.tree.reduce(lambda total, leaf: total + leaf.size, params, 0)
     61706
-    >>> LeNet().apply({"params": params}, jnp.zeros((2, *IMAGE_SHAPE))).shape
+    >>> LeNet().apply({"params": params}, jnp.zeros((2, 32, 32, 1))).shape
     (2, 10)
     """
 
+    num_classes: int = 10
+    in_channels: int = 1
     conv_relu_pool: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
     def setup(self) -> None:
@@ -111,28 +113,30 @@ class LeNet(nn.Module):
         fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
         op = self.conv_relu_pool or fastest
         # One draw for all: a draw for each array takes ten times as long to compile.
-        sizes = (156, 2_416, 48_120, 10_164, 850)
+        sizes = (25 * self.in_channels * 6 + 6, 2_416, 48_120, 10_164, 85 * self.num_classes)
         draws: Sequence[jax.Array | None] = (None,) * len(sizes)
         if self.is_initializing():
             draws = jnp.split(draw(self.make_rng("params"), sum(sizes)), np.cumsum(sizes)[:-1])
-        self.conv1 = ConvReluPool(1, 6, 5, op, draws[0])
+        self.conv1 = ConvReluPool(self.in_channels, 6, 5, op, draws[0])
         self.conv2 = ConvReluPool(6, 16, 5, op, draws[1])
         self.fc1 = Linear(16 * 5 * 5, 120, draws[2])  # 5 * 5 is what is left of the image
         self.fc2 = Linear(120, 84, draws[3])
-        self.fc3 = Linear(84, NUM_CLASSES, draws[4])
+        self.fc3 = Linear(84, self.num_classes, draws[4])
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        if images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
+        shape = (IMAGE_SIZE, IMAGE_SIZE, self.in_channels)
+        if images.ndim != 4 or images.shape[1:] != shape:
             raise ValueError(
-                f"LeNet takes images of shape [batch, 32, 32, 1], got {list(images.shape)}"
-                + ("; add a batch axis with images[None]" if images.shape == IMAGE_SHAPE else "")
+                f"This LeNet takes images of shape [batch, 32, 32, {self.in_channels}], got "
+                f"{list(images.shape)}"
+                + ("; add a batch axis with images[None]" if images.shape == shape else "")
             )
         x = self.conv1(images)  # [B, 14, 14, 6]
         x = self.conv2(x)  # [B, 5, 5, 16]
         x = x.reshape(x.shape[0], -1)  # [B, 400]: all axes but the batch's
         x = nn.relu(self.fc1(x))  # [B, 120]
         x = nn.relu(self.fc2(x))  # [B, 84]
-        return self.fc3(x)  # [B, 10]
+        return self.fc3(x)  # [B, num_classes]
 
     def __repr__(self) -> str:
         bound = self.bind({})  # submodules exist on a bound module only
@@ -140,3 +144,16 @@ class LeNet(nn.Module):
         return "\n".join(
             ["LeNet(", *(f"  ({name}): {getattr(bound, name)!r}" for name in layers), ")"]
         )
+
+
+def model_for(params: Any) -> LeNet:
+    """The network whose parameters these are: their shapes tell its classes and channels.
+
+    >>> model_for(LeNet(26, 3).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
+    ... # doctest: +ELLIPSIS
+    LeNet(
+      (conv1): Conv(3, 6, ...
+      (fc3): Linear(in_features=84, out_features=26, bias=True)
+    )
+    """
+    return LeNet(params["fc3"]["bias"].shape[0], params["conv1"]["kernel"].shape[2])

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from lenet_jax.core import losses, metrics
 from lenet_jax.core.jit import jit
-from lenet_jax.core.model import IMAGE_SHAPE, LeNet
+from lenet_jax.core.model import IMAGE_SIZE, LeNet
 from lenet_jax.core.optimizers import static_part
 
 Batch = Mapping[str, jax.Array]
@@ -79,8 +79,9 @@ def create_train_state(
 
 @partial(jax.jit, static_argnames="model")  # op by op it would take seconds
 def init_params(model: nn.Module, key: jax.Array) -> Any:
-    """Random parameters, as the model's layers draw them."""
-    return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    """Random parameters, as the model's layers draw them for images of its `in_channels` (or 1)."""
+    image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, getattr(model, "in_channels", 1)))
+    return model.init(key, image)["params"]
 
 
 def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
 """A trained network as an ONNX model, for onnxruntime and everything else that reads ONNX.
 
-It takes the pixels as they are, uint8 [batch, 32, 32, 1], white on black and any number of images,
-and returns float32 logits [batch, 10]: what `epoch.predict` computes. The parameters and the run's
-mean and standard deviation are inside, so that whoever takes the file elsewhere cannot normalise
-differently.
+It takes the pixels as they are, uint8 [batch, 32, 32, channels], white on black and any number of
+images, and returns float32 logits [batch, classes]: what `epoch.predict` computes. The parameters
+and the run's mean and standard deviation are inside, so that whoever takes the file elsewhere
+cannot normalise differently.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lenet_jax.core.model import IMAGE_SHAPE, NUM_CLASSES
+from lenet_jax.core.model import IMAGE_SIZE, model_for
 from lenet_jax.interop.pytorch import to_state_dict
 
 # Of June 2022: whatever reads ONNX today reads these, and no operation here is newer.
@@ -23,24 +23,26 @@ def to_onnx(params: Mapping[str, Any], mean: float, std: float) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    model = model_for(params)
+    shape = ["batch", IMAGE_SIZE, IMAGE_SIZE, model.in_channels]
     weights = to_state_dict(params)  # ONNX has PyTorch's layouts
     constants = {"white": 255, "mean": mean, "std": std}
     weights |= {name: np.float32(value) for name, value in constants.items()}
     graph = helper.make_graph(
         _nodes(),
         "LeNet",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", *IMAGE_SHAPE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", NUM_CLASSES])],
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.num_classes])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    model = helper.make_model(
+    onnx_model = helper.make_model(
         graph,
         producer_name="lenet_jax",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    onnx.checker.check_model(onnx_model, full_check=True)
+    return onnx_model.SerializeToString()
 
 
 def _nodes() -> list[Any]:
@@ -57,7 +59,7 @@ def _nodes() -> list[Any]:
 
     x = then("Cast", "pixels", to=TensorProto.FLOAT)
     x = then("Div", then("Sub", then("Div", x, "white"), "mean"), "std")
-    x = then("Transpose", x, perm=[0, 3, 1, 2])  # [batch, 1, 32, 32]
+    x = then("Transpose", x, perm=[0, 3, 1, 2])  # [batch, C, 32, 32]
     for name in ("conv1", "conv2"):  # [batch, 6, 14, 14], [batch, 16, 5, 5]
         x = then("Relu", then("Conv", x, f"{name}.weight", f"{name}.bias"))
         x = then("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])

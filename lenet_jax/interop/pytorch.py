@@ -21,17 +21,7 @@ WRAPPERS = ("model_state_dict", "state_dict", "model", "net")  # what people sav
 
 _CONVS = ("conv1", "conv2")
 _DENSE = ("fc1", "fc2", "fc3")
-_WEIGHTS = {
-    "conv1": (6, 1, 5, 5),
-    "conv2": (16, 6, 5, 5),
-    "fc1": (120, 400),
-    "fc2": (84, 120),
-    "fc3": (10, 84),
-}
-_SHAPES = {
-    **{f"{name}.weight": shape for name, shape in _WEIGHTS.items()},
-    **{f"{name}.bias": shape[:1] for name, shape in _WEIGHTS.items()},
-}
+_NAMES = {f"{name}.{kind}" for name in _CONVS + _DENSE for kind in ("weight", "bias")}
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -69,7 +59,7 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     """
     _require_names(state)
     state = {key: np.asarray(value) for key, value in state.items()}
-    for key, shape in _SHAPES.items():
+    for key, shape in _shapes(state).items():
         if state[key].shape != shape:
             raise ValueError(f"{key} has shape {state[key].shape}, the tutorial's network {shape}")
     params = {}
@@ -84,6 +74,19 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     )
     # Copies: a tensor's array is its memory, which torch's optimizers write over.
     return jax.tree.map(lambda leaf: np.array(leaf, order="C"), params)
+
+
+def _shapes(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Of all arrays, given the channels and the classes that two of them have."""
+    weights = {
+        "conv1": (6, *state["conv1.weight"].shape[1:2], 5, 5),
+        "conv2": (16, 6, 5, 5),
+        "fc1": (120, 400),
+        "fc2": (84, 120),
+        "fc3": (*state["fc3.bias"].shape[:1], 84),
+    }
+    biases = {f"{name}.bias": shape[:1] for name, shape in weights.items()}
+    return {f"{name}.weight": shape for name, shape in weights.items()} | biases
 
 
 def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -179,7 +182,7 @@ def read_normalization(path: str | Path) -> dict[str, float] | None:
 
 
 def _require_names(state: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(_SHAPES.keys() - state.keys()), sorted(state.keys() - _SHAPES.keys())
+    missing, unknown = sorted(_NAMES - state.keys()), sorted(state.keys() - _NAMES)
     if missing or unknown:
         raise ValueError(
             f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"

@@ -1,9 +1,9 @@
 """A trained network as a StableHLO module, which JAX runs without this package.
 
-It takes the pixels as they are, uint8 [batch, 32, 32, 1], white on black and any number of images,
-and returns float32 logits [batch, 10]: what `epoch.predict` computes. The parameters and the run's
-mean and standard deviation are inside, so that whoever takes the file elsewhere cannot normalise
-differently.
+It takes the pixels as they are, uint8 [batch, 32, 32, channels], white on black and any number of
+images, and returns float32 logits [batch, classes]: what `epoch.predict` computes. The parameters
+and the run's mean and standard deviation are inside, so that whoever takes the file elsewhere
+cannot normalise differently.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lenet_jax.core.epoch import normalize
-from lenet_jax.core.model import IMAGE_SHAPE, LeNet
+from lenet_jax.core.model import IMAGE_SIZE, model_for
 from lenet_jax.core.ops import conv_relu_pool_plain
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -25,11 +25,12 @@ def to_stablehlo(params: Mapping[str, Any], mean: float, std: float) -> bytes:
     It runs with JAX alone, on any of `PLATFORMS`: `jax.export.deserialize(content).call(pixels)`.
     """
     # The reference implementation: the fast one is written for the vector lanes of a CPU.
-    model = LeNet(conv_relu_pool=conv_relu_pool_plain)
+    model = model_for(params).clone(conv_relu_pool=conv_relu_pool_plain)
 
     def logits(pixels: jax.Array) -> jax.Array:
         return model.apply({"params": params}, normalize(pixels, mean, std))
 
     (batch,) = jax.export.symbolic_shape("batch")
-    pixels = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
+    shape = (batch, IMAGE_SIZE, IMAGE_SIZE, model.in_channels)
+    pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
     return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(pixels).serialize()

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from lenet_jax import data
 from lenet_jax.core import epoch, losses, metrics
-from lenet_jax.core.model import LeNet
+from lenet_jax.core.model import model_for
 from lenet_jax.core.step import LossFn
 from lenet_jax.run import folder
 from lenet_jax.run.trained import TrainedRun
@@ -47,9 +47,9 @@ def load_data(
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
-    """Logits [N, C] of uint8 images [N, 32, 32, 1], normalised as the run's were in training."""
+    """Logits [N, C] of uint8 images [N, 32, 32, channels], normalised as the run's were in training."""
     split = data.Split(jnp.asarray(images), None, **run.normalization)
-    return epoch.predict(LeNet(), run.params, split)
+    return epoch.predict(model_for(run.params), run.params, split)
 
 
 @partial(jax.jit, static_argnames="loss_fn")
@@ -107,7 +107,9 @@ def summary_line(result: dict[str, Any]) -> str:
 def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
     """A line if the images differ from the run's of the same name; else nothing."""
     own = run.config["data"]
-    if dataset.name != own["name"] or folder.data_digest(dataset) == own.get("sha256"):
+    if dataset.name != own["name"] or "sha256" not in own:  # of a file it is not known
+        return ""
+    if folder.data_digest(dataset) == own["sha256"]:
         return ""
     return f"note: the images are not those that the run had from {own['source']}"
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lenet_jax.core import epoch
-from lenet_jax.core.model import LeNet
+from lenet_jax.core.model import model_for
 from lenet_jax.core.split import Split
 from lenet_jax.files import add_path_to_oserror, atomic_write
 
@@ -29,7 +29,7 @@ Records = Sequence[Mapping[str, Any]]  # one object per epoch, as in metrics.jso
 def activations(params: Mapping[str, Any], split: Split) -> dict[str, np.ndarray]:
     """The output of each hidden layer after its ReLU, for the first image of a split."""
     image = epoch.normalize(jnp.asarray(split.images[:1]), split.mean, split.std)
-    _, state = LeNet().apply({"params": params}, image, capture_intermediates=True)
+    _, state = model_for(params).apply({"params": params}, image, capture_intermediates=True)
     outputs = {name: state["intermediates"][name]["__call__"][0][0] for name in params}
     return {name: np.maximum(outputs[name], 0) for name in ("conv1", "conv2", "fc1", "fc2")}
 
@@ -146,7 +146,7 @@ def write(folder: Path, html: str, figures: Mapping[str, bytes]) -> Path:
       OSError: it cannot be written to; the message names the file.
     """
     with add_path_to_oserror(folder):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     for name, png in figures.items():
         atomic_write(folder / f"{name}.png", png)
     file = folder / "index.html"

@@ -34,7 +34,9 @@ def split() -> Split:
     return random_split(N)
 
 
-PLAIN = LeNet(ops.conv_relu_pool_plain)  # compiles sooner, for what does not depend on the form
+PLAIN = LeNet(
+    conv_relu_pool=ops.conv_relu_pool_plain
+)  # compiles sooner, for what does not depend on the form
 
 
 def fresh_state(model=PLAIN):

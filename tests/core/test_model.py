@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from lenet_jax.core import ops
-from lenet_jax.core.model import LeNet
+from lenet_jax.core.model import LeNet, model_for
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 from tutorial_net import make_net, params_of, random_batch, to_torch
@@ -33,6 +33,17 @@ def test_shapes_are_the_tutorials():
     assert jax.tree.map(jnp.shape, init(jax.random.key(0))) == jax.tree.map(
         np.shape, params_of(make_net(0))
     )
+
+
+@pytest.mark.parametrize("sizes", [(26, 1), (62, 1), (10, 3)])
+def test_other_sizes_follow_from_the_fields(sizes):
+    model = LeNet(*sizes)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, sizes[1])))["params"]
+    theirs = params_of(make_net(0, torch.float32, *sizes))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(np.shape, theirs)
+    assert model_for(params) == model
+    bounds = {layer: 1 / math.sqrt(theirs[layer]["kernel"][..., 0].size) for layer in FAN_IN}
+    assert all(0.9 * bounds[l] < abs(params[l]["kernel"]).max() <= bounds[l] for l in FAN_IN)
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +80,14 @@ def test_different_keys_and_arrays_get_different_numbers():
 def test_logits_are_pytorchs(op, batch):
     net = make_net(3)
     images, _ = random_batch(4, batch)
-    logits = jax.jit(LeNet(op).apply)({"params": params_of(net)}, images)
+    logits = jax.jit(LeNet(conv_relu_pool=op).apply)({"params": params_of(net)}, images)
     wanted = net(to_torch(images)).detach().numpy()
     # 400 products a feature in float32: some 20 roundings of the largest logit
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=20 * 2**-24 * np.abs(wanted).max())
 
 
 def test_printing_shows_the_layers_and_the_operation():
-    text = repr(LeNet(ops.conv_relu_pool_plain))
+    text = repr(LeNet(conv_relu_pool=ops.conv_relu_pool_plain))
     assert text.splitlines()[1:3] == [
         "  (conv1): Conv(1, 6, kernel_size=(5, 5), op=conv_relu_pool_plain)",
         "  (conv2): Conv(6, 16, kernel_size=(5, 5), op=conv_relu_pool_plain)",
@@ -102,4 +113,4 @@ def test_a_wrong_shape_is_named(shape, hint):
 def test_equal_networks_are_equal_static_values():
     assert LeNet() == LeNet()
     assert hash(LeNet()) == hash(LeNet())
-    assert LeNet(ops.conv_relu_pool_plain) != LeNet()
+    assert LeNet(conv_relu_pool=ops.conv_relu_pool_plain) != LeNet()

@@ -17,7 +17,9 @@ from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
 B, EPOCHS, N = 32, 2, 5
-PLAIN = LeNet(ops.conv_relu_pool_plain)  # compiles sooner, for what does not depend on the form
+PLAIN = LeNet(
+    conv_relu_pool=ops.conv_relu_pool_plain
+)  # compiles sooner, for what does not depend on the form
 # Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
 # of at most four they are 2 and 1, likewise filled, and then 1 and 1.
 MEMBERS = {

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from lenet_jax.core.epoch import predict
-from lenet_jax.core.model import IMAGE_SHAPE, LeNet
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.split import Split
 from lenet_jax.interop import stablehlo
 
 NORMALIZATION = {"mean": 0.1307, "std": 0.3081}
 SIZES = (1, 3, 70)
-PIXELS = np.random.default_rng(0).integers(0, 256, (max(SIZES), *IMAGE_SHAPE)).astype(np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (max(SIZES), 32, 32, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(LeNet().init)(jax.random.key(3), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    return jax.jit(LeNet().init)(jax.random.key(3), jnp.zeros((1, 32, 32, 1)))["params"]
 
 
 RUN_WITH_JAX_ALONE = f"""
