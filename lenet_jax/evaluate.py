@@ -2,11 +2,12 @@
 
     python -m lenet_jax.evaluate --workdir=runs/mine
     python -m lenet_jax.evaluate --workdir=runs/mine --dataset=kmnist --data_dir=path/to/idx/files
+    python -m lenet_jax.evaluate --init_from=net.pt --dataset=mnist
 
 The test images are those of the run's own data set unless --dataset names another; their pixels are
-normalised as the run's were in training. Prints a table, and writes the same numbers to
-evaluation.json in the run's folder, or to evaluation-<data set>.json for images other than the
-run's own.
+normalised as the run's were in training. Prints a table, and writes the same numbers to --output:
+by default evaluation.json in the run's folder, or evaluation-<data set>.json for images other than
+the run's own, and nowhere for a file of parameters.
 """
 
 import dataclasses
@@ -15,27 +16,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from lenet_jax import cli, data
-from lenet_jax.files import atomic_write
+from lenet_jax.files import atomic_write, expand_user
 from lenet_jax.run import trained
 from lenet_jax.run.measure import load_data, measure_run, predict_logits, summary_line
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(trained.NetworkSettings):
     """The flags of `python -m lenet_jax.evaluate`."""
 
-    workdir: str | None = cli.setting(None, "folder of the run, as written by lenet_jax.train")
     dataset: str | None = cli.setting(
         None,
-        "data set whose test split is used (default: the one the run trained on)",
+        "data set whose test split is used (default: the one the run trained on, else mnist)",
         data.DATASETS,
     )
     data_dir: str | None = cli.setting(
         None, "folder of that data set's files, as for lenet_jax.train (default: the run's)"
     )
+    output: str | None = cli.setting(None, "JSON file to write (default: in --workdir)")
 
     def __post_init__(self) -> None:
-        cli.check_choices(self)
+        self._check(of_a_file=("mean", "std"))
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -72,20 +73,24 @@ def main(argv: Sequence[str]) -> None:
     settings = cli.parse(EvaluateSettings, argv, __doc__)
     cli.enable_compilation_cache()
     try:
-        run = trained.load(settings.workdir)
+        run = trained.load_network(settings)
         dataset = load_data(run, settings.dataset, settings.data_dir)
+        file = settings.output and expand_user(settings.output, "--output")
     except ValueError as error:
         cli.fail(error)
-    print(f"run        {run.path}, step {run.step:,}")
+    print(f"run        {run.path}" + ("" if run.step is None else f", step {run.step:,}"))
     result = measure_run(run, dataset, predict_logits(run, dataset.test.images))
     print(f"{format_table(result)}\n")
     own = dataset.name == run.config["data"]["name"] and not result["note"]
-    file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
+    if not file and run.step is not None:
+        file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
     try:
-        atomic_write(file, json.dumps(result, indent=2) + "\n")
+        if file:
+            atomic_write(file, json.dumps(result, indent=2) + "\n")
     except OSError as error:
-        cli.fail(error, 1)
-    print(f"{summary_line(result)}; written to {file}")
+        print(summary_line(result))
+        cli.fail(f"{error}; --output names another file", 1)
+    print(summary_line(result) + (f"; written to {file}" if file else ""))
 
 
 def _percent(share: float | None) -> str:

@@ -1,6 +1,7 @@
-"""Takes a trained run elsewhere.
+"""Takes a trained network elsewhere.
 
     python -m lenet_jax.export --workdir=runs/mnist --format=torch
+    python -m lenet_jax.export --init_from=net.pt --format=html --output=net.html
 
 torch      a safetensors file that the tutorial's own Net loads, and --init_from of train, too
 stablehlo  a compiled function that jax.export runs on CPU, GPU and TPU without this package
@@ -63,14 +64,13 @@ FORMATS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(trained.NetworkSettings):
     """The flags of `python -m lenet_jax.export`.
 
     Raises:
       ValueError: there is no such format; the message starts with the flag.
     """
 
-    workdir: str | None = cli.setting(None, "folder of the run, as written by lenet_jax.train")
     format: str | None = cli.setting(None, "what to write", tuple(FORMATS))
     output: str | None = cli.setting(
         None, "file to write (default: export/lenet.<format's suffix> in --workdir)"
@@ -79,12 +79,16 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.format is None:
             raise ValueError(f"--format is missing: choose one of {', '.join(FORMATS)}")
-        cli.check_choices(self)
+        if self.init_from is not None and self.output is None:
+            raise ValueError("--output is missing: --init_from has no folder of a run to write to")
+        super().__post_init__()
 
 
 def about(run: TrainedRun) -> str:
     """One sentence: what the network was trained on, for how long, and how good it is."""
     name, records = run.config["data"]["name"], [r for r in run.metrics if r["step"] == run.step]
+    if run.step is None:
+        return f"LeNet of 61,706 parameters, those of {run.path.name}."
     tested = f", test accuracy {records[-1]['test_accuracy']:.2%}" if records else ""
     return f"LeNet of 61,706 parameters, trained on {name} for {run.step:,} steps{tested}."
 
@@ -108,7 +112,7 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
             f"--format={settings.format} needs the package {form.package}: "
             f"pip install {form.package}"
         )
-    run = trained.load(settings.workdir, log)
+    run = trained.load_network(settings, log)
     file = run.path / "export" / f"lenet.{form.suffix}"
     if settings.output is not None:
         file = expand_user(settings.output, "--output")
@@ -119,7 +123,7 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
         atomic_write(file, content)
     except OSError as error:
         raise OSError(f"--output={error}") from error
-    log(f"step {run.step} of {run.path} is in {file} ({len(content):,} bytes)")
+    log(f"{run} is in {file} ({len(content):,} bytes)")
     log(form.usage.format(file=file))
     return file
 

@@ -23,7 +23,6 @@ import jax
 import numpy as np
 
 from lenet_jax import cli
-from lenet_jax.core.model import IMAGE_SHAPE
 from lenet_jax.data import picture, registry
 from lenet_jax.run import trained
 from lenet_jax.run.measure import predict_logits
@@ -31,7 +30,7 @@ from lenet_jax.run.trained import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictSettings:
+class PredictSettings(trained.NetworkSettings):
     """The flags of `python -m lenet_jax.predict`.
 
     Raises:
@@ -41,7 +40,6 @@ class PredictSettings:
     pictures: tuple[str, ...] = cli.setting(
         (), f"files or folders ({' '.join(picture.SUFFIXES)})", positional=True
     )
-    workdir: str | None = cli.setting(None, "folder of the run, as written by lenet_jax.train")
     center: bool = cli.setting(True, "find the digit, scale and centre it")
     json: bool = cli.setting(
         False,
@@ -51,6 +49,7 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if not self.pictures:
             raise ValueError("no picture is given; name files or folders after the flags")
+        super().__post_init__()
 
 
 def find_pictures(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
@@ -80,9 +79,9 @@ def prepare(path: Path, run: TrainedRun, center: bool = True) -> np.ndarray:
 
 
 def predict_probs(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Probabilities, float32 [N, C], of at least one image uint8 [32, 32, 1]."""
+    """Probabilities, float32 [N, C], of at least one image uint8 [32, 32, channels]."""
     # Padded to a power of two, so that few sizes are compiled; the padding's rows are dropped.
-    padded = np.zeros((1 << (len(images) - 1).bit_length(), *IMAGE_SHAPE), np.uint8)
+    padded = np.zeros((1 << (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
     padded[: len(images)] = images
     return np.asarray(jax.nn.softmax(predict_logits(run, padded)))[: len(images)]
 
@@ -125,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
     settings = cli.parse(PredictSettings, argv, __doc__)
     cli.enable_compilation_cache()
     try:  # stdout is for predictions only, which a script may read
-        run = trained.load(settings.workdir, lambda line: print(line, file=sys.stderr))
+        run = trained.load_network(settings, lambda line: print(line, file=sys.stderr))
         found = predict(run, settings.pictures, settings.center)
     except ValueError as error:
         cli.fail(error)

@@ -3,10 +3,10 @@
     python -m lenet_jax.report --workdir=runs/mine
     python -m lenet_jax.report --workdir=runs/mine --workdir=runs/other
 
-Writes report/index.html and its PNG files into the run's folder: the learning curves, the confusion
-matrix, the calibration, the first layer's filters, each layer's activations, the worst mistakes,
-the settings. Of several runs the curves are compared; the rest is about the first, whose folder
-gets the page.
+Writes index.html and its PNG files to --output, by default report/ in the run's folder: the
+learning curves, the confusion matrix, the calibration, the first layer's filters, each layer's
+activations, the worst mistakes, the settings. Of several runs the curves are compared; the rest is
+about the first, whose folder gets the page.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from lenet_jax import cli, data
+from lenet_jax.files import expand_user
 from lenet_jax.run import trained
 from lenet_jax.run.measure import load_data, measure_run, predict_logits, summary_line
 from lenet_jax.run.settings import Settings
@@ -37,6 +38,9 @@ class ReportSettings:
     )
     data_dir: str | None = cli.setting(
         None, "folder of the first run's data set, as for lenet_jax.train (default: the run's)"
+    )
+    output: str | None = cli.setting(
+        None, "folder to write to, made if need be (default: report in the first --workdir)"
     )
 
     def __post_init__(self) -> None:
@@ -61,9 +65,13 @@ def differing_settings(runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
 
 
 def report(
-    runs: Sequence[TrainedRun], dataset: data.Dataset, logits: jax.Array, result: dict[str, Any]
+    runs: Sequence[TrainedRun],
+    dataset: data.Dataset,
+    logits: jax.Array,
+    result: dict[str, Any],
+    folder: Path,
 ) -> Path:
-    """Writes the page into the first run's folder, and returns its path.
+    """Writes the page about the first run into `folder`, and returns its path.
 
     Args:
       logits: [N, 10], of the first run for the data set's test split. result: of `measure_run`.
@@ -86,7 +94,7 @@ def report(
         config=run.config,
         compared=page.comparison(names, records, differing_settings(runs)) if several else "",
     )
-    return page.write(run.path / "report", html, figures)
+    return page.write(folder, html, figures)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -95,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         runs = [trained.load(path) for path in settings.workdir]
         dataset = load_data(runs[0], data_dir=settings.data_dir)
+        folder = expand_user(settings.output or runs[0].path / "report", "--output")
     except ValueError as error:
         cli.fail(error)
     logits = predict_logits(runs[0], dataset.test.images)
@@ -102,11 +111,12 @@ def main(argv: Sequence[str]) -> None:
     if result["note"]:
         print(result["note"])
     try:
-        file = report(runs, dataset, logits, result)
+        file = report(runs, dataset, logits, result, folder)
     except ImportError as error:
         cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})")
     except OSError as error:
-        cli.fail(error, 1)
+        print(summary_line(result))
+        cli.fail(f"{error}; --output names another folder", 1)
     print(f"{summary_line(result)}; the report is {file}")
 
 

@@ -126,6 +126,14 @@ def test_what_cannot_be_measured_is_one_line_and_code_2(
     assert err.count("\n") == 1
 
 
+def test_the_numbers_go_where_output_says(tiny_run, tmp_path, capsys):
+    before = sorted(tiny_run.iterdir())
+    evaluate.main(["evaluate", f"--workdir={tiny_run}", f"--output={tmp_path / 'mine.json'}"])
+    assert json.loads((tmp_path / "mine.json").read_text())["step"] == 44
+    assert capsys.readouterr().out.endswith(f"; written to {tmp_path / 'mine.json'}\n")
+    assert sorted(tiny_run.iterdir()) == before
+
+
 def test_a_result_that_cannot_be_written_is_code_1_after_the_table(tiny_run, tmp_path, capsys):
     path = shutil.copytree(tiny_run, tmp_path / "run")
     (path / "evaluation.json").mkdir()
@@ -134,4 +142,6 @@ def test_a_result_that_cannot_be_written_is_code_1_after_the_table(tiny_run, tmp
     assert exit_info.value.code == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {path / 'evaluation.json'}: cannot be written to")
+    assert "--output" in said.err
     assert "predicted" in said.out
+    assert said.out.splitlines()[-1].startswith("accuracy ")

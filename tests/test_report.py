@@ -153,6 +153,27 @@ def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path
     assert f"3 test images from IDX files in {tmp_path}" in text
 
 
+def test_the_page_goes_where_output_says_and_where_it_cannot_the_numbers_are_told(
+    tiny_run, tmp_path, capsys, monkeypatch
+):
+    before = sorted(tiny_run.iterdir())
+    folder = tmp_path / "made" / "here"
+    report.main(["report", f"--workdir={tiny_run}", f"--output={folder}"])
+    assert (folder / "index.html").exists()
+    assert capsys.readouterr().out.endswith(f"; the report is {folder / 'index.html'}\n")
+    assert sorted(tiny_run.iterdir()) == before
+    monkeypatch.setattr(report.page, "draw", lambda *args: {})
+    monkeypatch.setattr(report.page, "render", lambda *args, **kwargs: "")
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_info:
+        report.main(["report", f"--workdir={tiny_run}", f"--output={tmp_path / 'file'}"])
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("accuracy ")
+    assert said.err.startswith(f"error: {tmp_path / 'file'}: cannot be written to")
+    assert "--output" in said.err
+
+
 def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys, monkeypatch):
     path = shutil.copytree(tiny_run, tmp_path / "run")
     (path / "metrics.jsonl").unlink()

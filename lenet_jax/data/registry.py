@@ -21,6 +21,8 @@ class DatasetInfo:
     classes: tuple[str, ...]  # the names of labels 0 to 9
     box: int  # the side of the square that is filled, in pixels
     pen: float  # the width of a stroke that gives drawings as much white as the images' mean
+    mean: float  # of the training pixels in 0..1, to the four decimals that people normalise with
+    std: float
     by_mass: bool = False  # the middle is the centre of mass, not that of the box
     default_epochs: int = 5
     tfds_class: str = ""  # in tensorflow_datasets.image_classification and torchvision.datasets
@@ -41,6 +43,8 @@ INFO = {
         classes=DIGITS,
         box=20,
         pen=2.4,
+        mean=0.1307,
+        std=0.3081,
         by_mass=True,
         tfds_class="MNIST",
         idx_parts=("", "mnist", "digits"),
@@ -59,6 +63,8 @@ INFO = {
         ),
         box=28,
         pen=3,
+        mean=0.2860,
+        std=0.3530,
         tfds_class="FashionMNIST",
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         files=_files(
@@ -72,6 +78,8 @@ INFO = {
         classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
         box=28,
         pen=3,
+        mean=0.1918,
+        std=0.3483,
         tfds_class="KMNIST",
         url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
         files=_files(
@@ -81,5 +89,7 @@ INFO = {
             (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
         ),
     ),
-    "digits": DatasetInfo(classes=DIGITS, box=32, pen=4.5, default_epochs=30),
+    "digits": DatasetInfo(
+        classes=DIGITS, box=32, pen=4.5, mean=0.3057, std=0.3238, default_epochs=30
+    ),
 }

@@ -21,6 +21,13 @@ def test_names_addresses_checksums_and_classes_are_those_of_tensorflow_datasets(
     assert info.classes == tuple(builder(data_dir=tmp_path).info.features["label"].names)
 
 
+def test_the_normalization_is_that_of_the_training_pixels(mnist_dir):
+    for dataset in (data.load("digits"), data.load("mnist", str(mnist_dir))):
+        info = INFO[dataset.name]
+        assert info.mean == round(float(dataset.train.mean), 4)
+        assert info.std == round(float(dataset.train.std), 4)
+
+
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_each_data_set_has_ten_classes_and_a_pen_that_fits_its_box(name):
     info = INFO[name]

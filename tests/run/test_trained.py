@@ -1,13 +1,17 @@
+import json
 import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from lenet_jax import cli, data, evaluate, export, predict, report
 from lenet_jax.core import epoch, losses, metrics
 from lenet_jax.core.model import LeNet
+from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder, log, loop, trained
 from lenet_jax.run.settings import Settings
 
@@ -107,3 +111,95 @@ def test_the_commands_that_use_a_run_keep_their_compiled_functions(command, rest
     with pytest.raises(SystemExit):
         command.main(["command", "--workdir=nowhere", *rest])
     assert asked
+
+
+# --- the parameters in a file instead of a run: --init_from ---
+
+
+@pytest.fixture
+def ours(tiny_run, tmp_path) -> Path:
+    """The tiny run's parameters as `export` writes them."""
+    run, file = trained.load(tiny_run), tmp_path / "lenet.safetensors"
+    file.write_bytes(pytorch.to_safetensors(run.params, **run.normalization))
+    return file
+
+
+@pytest.fixture
+def theirs(ours, tmp_path) -> Path:
+    """The same as people save it, with nothing but the arrays."""
+    from safetensors.numpy import load_file, save_file
+
+    save_file({f"module.{k}": v for k, v in load_file(ours).items()}, tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def network(file, log, **settings):
+    return trained.load_network(trained.NetworkSettings(init_from=str(file), **settings), log)
+
+
+def test_a_file_of_ours_is_the_runs_network(ours, tiny_run):
+    run, found = trained.load(tiny_run), network(ours, pytest.fail, dataset="digits")
+    jax.tree.map(np.testing.assert_array_equal, found.params, run.params)
+    assert found.normalization == pytest.approx(run.normalization, rel=1e-15)
+    assert (found.step, found.metrics, str(found)) == (None, [], str(ours))
+
+
+def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_line(theirs):
+    lines = []
+    found = network(theirs, lines.append, dataset="kmnist")
+    assert found.normalization == {"mean": 0.1918, "std": 0.3483}
+    assert "the prefix module. taken off" in lines[0]
+    assert "kmnist's way, mean 0.1918 and std 0.3483" in lines[1]
+    assert network(theirs, lines.append).config["data"]["name"] == "mnist"
+    found = network(theirs, lines.append, mean=0.0, std=1.0)
+    assert found.normalization == {"mean": 0.0, "std": 1.0}
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"workdir": "a", "init_from": "b.pt"}, "--init_from and --workdir are two networks"),
+        ({"workdir": "a", "dataset": "mnist"}, "--dataset goes with --init_from"),
+        ({"workdir": "a", "mean": 0.0, "std": 1.0}, "--mean goes with --init_from"),
+        ({"init_from": "b.pt", "mean": 0.5}, "--mean and --std go together"),
+        ({"init_from": "b.pt", "mean": 0.5, "std": 0.0}, "--mean=0.5 and --std=0.0: must be"),
+        ({"init_from": "b.pt", "dataset": "minst"}, "--dataset=minst: choose one of"),
+    ],
+)
+def test_flags_that_contradict_one_another_are_refused(settings, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        trained.NetworkSettings(**settings)
+
+
+def test_a_file_is_measured_as_its_run(ours, tiny_run, tmp_path, capsys):
+    flags = [f"--init_from={ours}", "--dataset=digits"]
+    evaluate.main(["evaluate", *flags])
+    last = trained.load(tiny_run).metrics[-1]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f} (")
+    assert line.endswith("%")
+    evaluate.main(["evaluate", *flags, f"--output={tmp_path / 'result.json'}"])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["step"], result["note"]) == (None, "")
+
+
+def test_a_file_predicts_and_is_exported_as_its_run(ours, tiny_run, tmp_path, capsys):
+    picture = tmp_path / "7.png"
+    Image.fromarray(data.load("digits").test.images[0, :, :, 0]).save(picture)
+    said, written = [], []
+    for flags in ([f"--init_from={ours}", "--dataset=digits"], [f"--workdir={tiny_run}"]):
+        predict.main(["predict", *flags, "--json", str(picture)])
+        said.append(capsys.readouterr())
+        file = tmp_path / f"{len(said)}.onnx"
+        export.main(["export", *flags, "--format=onnx", f"--output={file}"])
+        written.append(file.read_bytes())
+        capsys.readouterr()
+    assert said[0] == said[1]
+    assert written[0] == written[1]
+    page = tmp_path / "page.html"
+    export.main(["export", f"--init_from={ours}", "--format=html", f"--output={page}"])
+    assert "those of lenet.safetensors" in page.read_text()
+    with pytest.raises(SystemExit):
+        export.main(["export", f"--init_from={ours}", "--format=html"])
+    assert capsys.readouterr().err.startswith("error: --output is missing")
