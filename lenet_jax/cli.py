@@ -24,6 +24,9 @@ from absl import flags
 S = TypeVar("S")
 BROKEN_PIPE = 128 + 13  # SIGPIPE, of which Python makes an error instead
 CACHE_BYTES = 2**28  # compiled functions on disk, those used last; a run has 3 MB of them
+# How many tasks there are, as srun and the mpirun of Open MPI, MPICH and Intel tell each of them.
+# Not SLURM_NTASKS: a batch script has it, too, which may start a single task.
+TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 _DEFINE = {
     str: flags.DEFINE_string,
@@ -176,13 +179,29 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
             raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
         chosen = {name: values[name].value for name in fields.keys() - {positional}}
         chosen |= {positional: rest} if positional else {}
-        return settings_class(
+        settings = settings_class(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )
     except BrokenPipeError:  # the help's
         raise
     except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
         fail(f"{error} (--help lists the flags)")
+    _require_one_task()
+    return settings
+
+
+def _require_one_task() -> None:
+    """Ends a command that was started many times over, as if its processes shared the work."""
+    elsewhere = "sweep --scheduler spreads networks over machines, train_epoch(mesh=) one network"
+    for name in TASK_COUNTS:
+        count = os.environ.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            fail(
+                f"{name}={count}: a command does not share its work among tasks; start one, or "
+                f"set {name}=1 for tasks that each have a --workdir of their own ({elsewhere})"
+            )
+    if jax.distributed.is_initialized():
+        fail(f"jax.distributed is initialized: a command works in one process ({elsewhere})")
 
 
 def enable_compilation_cache() -> None:

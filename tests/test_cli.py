@@ -92,6 +92,36 @@ def test_help_has_the_doc_and_each_flag_with_default_and_choices(capsys):
         assert line in out
 
 
+@pytest.mark.parametrize("name", cli.TASK_COUNTS)
+def test_one_of_many_tasks_is_refused_with_what_to_do_unless_it_says_that_it_is_alone(
+    name, capsys, monkeypatch
+):
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(SystemExit) as exit_info:
+        cli.parse(Few, ["prog"], "doc")
+    assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: {name}=4: ")
+    assert f"set {name}=1" in err
+    monkeypatch.setenv(name, "1")
+    assert cli.parse(Few, ["prog"], "doc") == Few()
+
+
+def test_a_batch_script_with_room_for_many_tasks_may_start_a_command(monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.parse(Few, ["prog"], "doc") == Few()
+
+
+def test_a_command_in_joined_processes_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.parse(Few, ["prog"], "doc")
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith("error: jax.distributed is initialized: ")
+
+
 def test_an_error_of_many_lines_becomes_one(capsys):
     with pytest.raises(SystemExit):
         cli.fail("first\n  second", code=1)
