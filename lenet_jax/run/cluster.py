@@ -9,8 +9,12 @@ others its device trains with it.
 """
 
 import contextlib
+import dataclasses
 import functools
+import json
 import logging
+import operator
+import pkgutil
 import re
 import time
 import uuid
@@ -127,7 +131,7 @@ def train_slices(
             part = parts.pop(future)
             if future.status == "error":
                 failed += 1
-                log(f"slice {part.name} is given up: {_describe(future.exception())}")
+                log(f"slice {part.name} is given up: {_explain(future.exception())}")
                 continue
             if future.status != "finished":
                 raise ClusterError("the scheduler has gone; what is trained is kept")
@@ -150,60 +154,64 @@ def _submit(
     environment: dict[str, Any],
     topic: str,
 ) -> dict[Any, grid.Slice]:
-    """Futures of the slices' outcomes."""
+    """Futures of the slices' outcomes.
+
+    Tasks name their functions, and their arguments are no classes of ours: a worker ends at once if
+    it cannot import what a message is made of, and so would one that has not got the package.
+    """
     import dask
 
-    # Of a task, and not scattered: what dead workers held is then unpacked again, not lost. The
-    # scheduler keeps 10 MB for MNIST, of which Dask warns from there on.
-    packed = zlib.compress(np.ascontiguousarray(split.images), 1)
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
-        unpacked = client.submit(
-            _unpack, split._replace(images=packed), np.shape(split.images), pure=False
-        )
-    futures = client.map(
-        _train,
-        slices,
-        settings=settings,
-        split=unpacked,
-        versions=environment["versions"],
-        devices=jax.local_device_count(),
-        topic=topic,
-        retries=RETRIES,
-        pure=False,
+    task = lambda name, *args: (
+        operator.call,
+        (pkgutil.resolve_name, f"{__name__}:{name}"),
+        *args,
     )
+    request = {
+        "settings": dataclasses.asdict(settings),
+        "versions": environment["versions"],
+        "devices": jax.local_device_count(),
+        "topic": topic,
+    }
+    # What all have in common is a task's, not scattered: if its workers die it is made again. The
+    # scheduler keeps the 10 MB that MNIST's images are.
+    images = zlib.compress(np.ascontiguousarray(split.images), 1)
+    shape = json.dumps(np.shape(split.images))
+    shared = f"{topic}-shared"
+    graph = {shared: task("_unpack", json.dumps(request), images, shape, *split[1:])}
+    keys = [f"{topic}-{part.name}" for part in slices]
+    for key, part in zip(keys, slices, strict=True):
+        graph[key] = task("_train", json.dumps([part.optimizer, part.cells]), shared)
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
+        futures = client.get(graph, keys, sync=False, retries=RETRIES)
     return dict(zip(futures, slices, strict=True))
 
 
-def _unpack(packed: Split, shape: tuple[int, ...]) -> Split:
-    images = np.frombuffer(zlib.decompress(packed.images), np.uint8).reshape(shape)
-    return packed._replace(images=images)
+def _unpack(request: str, images: bytes, shape: str, *rest: Any) -> tuple:
+    """A task: the request, and the fields of the split."""
+    pixels = np.frombuffer(zlib.decompress(images), np.uint8).reshape(json.loads(shape))
+    return request, (pixels, *rest)
 
 
-def _train(
-    part: grid.Slice,
-    *,
-    settings: grid.SweepSettings,
-    split: Split,
-    versions: dict[str, str],
-    devices: int,
-    topic: str,
-) -> Outcome:
-    """A task."""
+def _train(part: str, shared: tuple) -> Outcome:
+    """A task: trains a slice, if the versions are those that are asked for."""
     from distributed import get_worker
 
-    worker, updates, shown = get_worker(), 0, time.monotonic()
-    environment = _configure(devices)
-    if environment["versions"] != versions:
+    request, worker, updates, shown = json.loads(shared[0]), get_worker(), 0, time.monotonic()
+    environment = _configure(request["devices"])
+    if environment["versions"] != request["versions"]:
         return Outcome(worker.address, environment, [], 0)
+    optimizer, cells = json.loads(part)
+    part = grid.Slice(optimizer, tuple(map(tuple, cells)))
 
     def log_updates(count: int) -> None:
         nonlocal updates, shown
         updates += count
         if time.monotonic() > shown + LOOK_S:
             shown = time.monotonic()
-            worker.log_event(topic, (part.name, updates))
+            worker.log_event(request["topic"], (part.name, updates))
 
-    records = grid.train_slice(settings, part, split, log_updates)
+    settings = grid.SweepSettings(**request["settings"])
+    records = grid.train_slice(settings, part, Split(*shared[1]), log_updates)
     return Outcome(worker.address, environment, records, updates)
 
 
@@ -270,10 +278,18 @@ class _Monitor:
             self.log(f"note: on {outcome.worker}, {differs}: the last bits of results may differ")
 
 
-def _describe(error: BaseException) -> str:
-    """An error of a task, in a line."""
+def _explain(error: BaseException) -> str:
+    """An error of a task, in a line.
+
+    Raises:
+      ClusterError: a worker lacks a package, which all slices would say.
+    """
     from distributed import KilledWorker
 
+    if isinstance(error, ImportError):
+        raise ClusterError(
+            f"workers need lenet_jax[train,cluster] installed, and one says: {error}"
+        )
     if isinstance(error, KilledWorker):
         times, last = error.allowed_failures + 1, error.last_worker.address
         return f"{times} workers died while they had it, the last of them {last}"

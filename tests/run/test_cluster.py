@@ -47,9 +47,15 @@ class Cluster:
             )
         return address
 
-    def start_worker(self, **environment):
+    def start_worker(self, *packages):
+        """One that finds what is in the folders `packages` before what is installed."""
+        path = os.pathsep.join(map(str, [*packages, os.environ.get("PYTHONPATH", "")]))
         flags = ("--nthreads=1", "--no-nanny", self.scheduler)
-        return self.start("worker", "--worker-port", *flags, **environment)
+        return self.start("worker", "--worker-port", *flags, PYTHONPATH=path)
+
+    def kill_workers(self):
+        for address in self.processes.keys() - {self.scheduler}:
+            self.kill(address)
 
     def kill(self, address):
         self.processes[address].send_signal(signal.SIGKILL)
@@ -138,8 +144,7 @@ def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):
     metadata = tmp_path / "numpy-1.2.3.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.2.3\n")
-    folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    other = dask.start_worker(PYTHONPATH=os.pathsep.join(folders))
+    other = dask.start_worker(tmp_path)
     with cluster.connect(dask.scheduler, None, print) as train_slices:
         while other not in train_slices.args[0].nthreads():
             time.sleep(0.05)
@@ -147,6 +152,14 @@ def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):
         with pytest.raises(ValueError, match=words):
             list(train_slices(SETTINGS, SLICES, DIGITS.train, lambda updates: None))
     dask.kill(other)
+
+
+def test_a_worker_that_lacks_the_package_says_so(dask, tmp_path):
+    (tmp_path / "lenet_jax.py").write_text("raise ModuleNotFoundError('No module lenet_jax')")
+    dask.kill_workers()
+    dask.start_worker(tmp_path)
+    with pytest.raises(cluster.ClusterError, match=r"need .* one says: No module lenet_jax"):
+        run_on(dask, tmp_path, print)
 
 
 def test_without_a_worker_it_says_so_and_waits_and_without_a_scheduler_it_ends(
@@ -159,8 +172,7 @@ def test_without_a_worker_it_says_so_and_waits_and_without_a_scheduler_it_ends(
         if "there is no worker" in line:
             dask.kill(dask.scheduler)
 
-    for address in dask.processes.keys() - {dask.scheduler}:
-        dask.kill(address)
+    dask.kill_workers()
     with pytest.raises(cluster.ClusterError, match="the scheduler has gone"):
         run_on(dask, tmp_path, log)
     assert len(lines) == 1
