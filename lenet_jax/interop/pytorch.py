@@ -158,7 +158,7 @@ def read_params(
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error
     if taken:
-        log(f"--init_from={path}: {taken} taken off")
+        log(f"--init_from={path}: unwrapped {taken}")
     return params, digest
 
 

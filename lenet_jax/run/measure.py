@@ -47,7 +47,7 @@ def load_data(
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
-    """Logits [N, C] of uint8 images [N, 32, 32, channels], normalised as the run's were in training."""
+    """Logits [N, C] of uint8 images [N, 32, 32, channels], normalised as in training."""
     split = data.Split(jnp.asarray(images), None, **run.normalization)
     return epoch.predict(model_for(run.params), run.params, split)
 

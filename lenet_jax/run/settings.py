@@ -39,14 +39,16 @@ class Settings:
     )
     data_dir: str | None = setting(
         None,
-        "folder with IDX files (train-images-idx3-ubyte[.gz], ...) or of tensorflow-datasets "
+        "folder with IDX files (train-images-idx3-ubyte[.gz], ..., as MNIST's authors, Kaggle, "
+        "torchvision or EMNIST name them), with Keras' mnist.npz, or of tensorflow-datasets "
         "(default: ~/tensorflow_datasets)",
         affects_results=False,
     )
     init_from: str | None = setting(
         None,
         "start from the parameters in this file: the state dict of the tutorial's Net, as "
-        ".safetensors, or as .pt if torch is installed (default: PyTorch's initialisation)",
+        ".safetensors, or as .pt if torch is installed, also with a prefix or inside of a "
+        "dictionary (default: PyTorch's initialisation)",
     )
     batch_size: int = setting(64, "examples per update")
     augment: float = setting(

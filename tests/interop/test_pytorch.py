@@ -213,7 +213,7 @@ def test_what_people_save_a_state_dict_in_is_taken_off_with_a_line(wrap, tmp_pat
     params, _ = read_params(tmp_path / "a.pt", lines.append)
     jax.tree.map(np.testing.assert_array_equal, params, params_of(net))
     assert len(lines) == 1
-    assert lines[0].startswith(f"--init_from={tmp_path / 'a.pt'}: the ")
+    assert lines[0].startswith(f"--init_from={tmp_path / 'a.pt'}: unwrapped the ")
 
 
 def test_a_prefix_that_not_all_names_have_is_not_taken_off(tmp_path):

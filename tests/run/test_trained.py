@@ -148,7 +148,7 @@ def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_lin
     lines = []
     found = network(theirs, lines.append, dataset="kmnist")
     assert found.normalization == {"mean": 0.1918, "std": 0.3483}
-    assert "the prefix module. taken off" in lines[0]
+    assert "unwrapped the prefix module." in lines[0]
     assert "kmnist's way, mean 0.1918 and std 0.3483" in lines[1]
     assert network(theirs, lines.append).config["data"]["name"] == "mnist"
     found = network(theirs, lines.append, mean=0.0, std=1.0)
