@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-OPTIMIZERS, STARTS = ("adam", "sgd", "rmsprop"), 3
+OPTIMIZERS, STARTS = ("adam", "sgd"), 3
 
 
 def command(*flags: str) -> list[str]:
