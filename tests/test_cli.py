@@ -163,6 +163,16 @@ def test_any_flags_are_settings_or_help_or_one_line_and_code_2(argv):
 STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """No signal is ignored, as nohup would have it."""
+    before = {caught: signal.signal(caught, signal.SIG_DFL) for caught in STOPS}
+    yield
+    for caught, handler in before.items():
+        signal.signal(caught, handler)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize("signum", STOPS)
 def test_a_first_signal_is_only_noted_and_a_second_would_end_the_process(signum):
     before = {caught: signal.getsignal(caught) for caught in STOPS}
