@@ -3,12 +3,15 @@
 import contextlib
 import io
 import re
-from pathlib import Path
 
+import nbclient
+import nbformat
+import notebook
 import numpy as np
 import pytest
 import tutorial
 from _results import path
+from notebook import SNIPPET
 
 from lenet_jax.interop.pytorch import to_state_dict
 
@@ -172,11 +175,9 @@ def test_what_is_kept_of_it_is_what_it_prints(printed):
     assert accuracies.max() < 3  # per cent
 
 
-# --- tutorial.md
+# --- tutorial.md, and tutorial.ipynb, which is made of it
 
-PAGE = Path(tutorial.__file__).with_suffix(".md").read_text()
-# Code, and what it prints if that is shown.
-SNIPPET = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+PAGE = notebook.PAGE.read_text()
 CELLS = re.findall(r"<td>\n(.*?)</td>", PAGE, re.DOTALL)
 # Where both columns print the same quantity: the words of the PyTorch line and how many numbers.
 EQUAL = {"print(out)": 10, "out.backward(v)": 6, "print(loss)": 1, "loss.backward()\nprint": 6}
@@ -185,14 +186,16 @@ EQUAL |= {"f.data.sub_": 1, "optimizer = optim.SGD": 1, "optimizers = [": 3}
 
 @pytest.fixture(scope="module")
 def outputs() -> list[str]:
-    """What each cell prints, all in one namespace, left and right in turn."""
-    namespace, outputs = {}, []
-    with np.printoptions():
-        for cell in CELLS:
-            with contextlib.redirect_stdout(io.StringIO()) as output:
-                exec(SNIPPET.search(cell)[1], namespace)
-            outputs.append(output.getvalue())
-    return outputs
+    """What each cell prints when the notebook is run, left and right in turn."""
+    pages = nbformat.read(notebook.NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(pages, timeout=300).execute()
+    install, *cells = (cell for cell in pages.cells if cell.cell_type == "code")
+    assert not install.outputs  # the package is there
+    return ["".join(output.get("text", "") for output in cell.outputs) for cell in cells]
+
+
+def test_the_notebook_is_made_of_the_page():
+    assert nbformat.read(notebook.NOTEBOOK, as_version=4) == notebook.make(PAGE)
 
 
 def test_a_row_has_pytorch_on_the_left_and_jax_on_the_right():

@@ -127,7 +127,7 @@ class LeNet(nn.Module):
         shape = (IMAGE_SIZE, IMAGE_SIZE, self.in_channels)
         if images.ndim != 4 or images.shape[1:] != shape:
             raise ValueError(
-                f"This LeNet takes images of shape [batch, 32, 32, {self.in_channels}], got "
+                f"LeNet takes images of shape [batch, 32, 32, {self.in_channels}], got "
                 f"{list(images.shape)}"
                 + ("; add a batch axis with images[None]" if images.shape == shape else "")
             )
@@ -157,3 +157,18 @@ def model_for(params: Any) -> LeNet:
     )
     """
     return LeNet(params["fc3"]["bias"].shape[0], params["conv1"]["kernel"].shape[2])
+
+
+def count_params(params: Any) -> int:
+    """How many numbers they are: 61,706 for 10 classes and 1 channel."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def sizes(model: LeNet) -> str:
+    """For messages.
+
+    >>> sizes(LeNet())
+    '10 classes and 1 channel'
+    """
+    channels = f"{model.in_channels} channel{'s' * (model.in_channels > 1)}"
+    return f"{model.num_classes} classes and {channels}"
