@@ -178,7 +178,8 @@ def _submit(
     shape = json.dumps(np.shape(split.images))
     shared = f"{topic}-shared"
     graph = {shared: task("_unpack", json.dumps(request), images, shape, *split[1:])}
-    keys = [f"{topic}-{part.name}" for part in slices]
+    # Keys of one group: Dask queues them, and gives a worker one or two at a time.
+    keys = [(topic, number) for number in range(len(slices))]
     for key, part in zip(keys, slices, strict=True):
         graph[key] = task("_train", json.dumps([part.optimizer, part.cells]), shared)
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
