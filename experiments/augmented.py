@@ -21,12 +21,12 @@ AUGMENTED = 3  # rows with all distortions
 
 def main() -> None:
     train = _mnist.load().train
+    strengths = {name: value for name, value in STANDARD._asdict().items() if value is not None}
     first = [int(np.argmax(train.labels == digit)) for digit in range(10)]
     images = jnp.asarray(train.images[first])
     rows = {"original": AugmentConfig()}
     rows |= {
-        f"{name} {value:g}": AugmentConfig(**{name: value})
-        for name, value in STANDARD._asdict().items()
+        f"{name} {value:g}": AugmentConfig(**{name: value}) for name, value in strengths.items()
     }
     rows |= {"all" + " " * i: STANDARD for i in range(AUGMENTED)}
     figure = Figure((7, 0.68 * len(rows)))
@@ -38,7 +38,7 @@ def main() -> None:
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.savefig(path("augmented.png"), dpi=110, bbox_inches="tight")
-    write_json("augmented", {"strengths": STANDARD._asdict()})
+    write_json("augmented", {"strengths": strengths})
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ def train(cells: list[dict], split: Split, folder: Path, bar: tqdm) -> tuple[dic
     count = -(-len(cells) // TOGETHER)
     for rows in np.array_split(np.arange(len(cells)), count):  # equal sizes: each compiles anew
         part = [cells[i] for i in rows]
-        name = json.dumps([part, BATCH_SIZE, data_digest, augment.STANDARD], sort_keys=True)
+        strengths = [number for number in augment.STANDARD if number is not None]
+        name = json.dumps([part, BATCH_SIZE, data_digest, strengths], sort_keys=True)
         file = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
         if file.exists():
             bar.update(len(part) * part[0]["epochs"] * (len(split.labels) // BATCH_SIZE))

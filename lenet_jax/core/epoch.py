@@ -8,7 +8,7 @@ batch, also those of several processes (see `sharding`):
     state, metrics = train_epoch(state, split, key, batch_size=batch_size, mesh=mesh)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -28,8 +28,18 @@ from lenet_jax.core.split import Split
 from lenet_jax.core.step import LossFn, Metrics, TrainState, apply, update
 
 
-def normalize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
-    """uint8 pixels to float32, with mean and standard deviation of training pixels in 0..1."""
+def normalize(
+    images: jax.Array, mean: ArrayLike | Sequence[float], std: ArrayLike | Sequence[float]
+) -> jax.Array:
+    """uint8 pixels to float32, with mean and standard deviation of training pixels in 0..1.
+
+    Args:
+      images: [..., channels].
+      mean, std: a number each, or one per channel.
+    """
+    mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in (mean, std))
+    if mean.ndim:  # one number is left as it is, whose last bits are known
+        mean, std = (jnp.expand_dims(each, range(images.ndim - 1)) for each in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
@@ -66,7 +76,7 @@ def run_steps(
 
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
-        pixels = split.images[order[i]]  # [B, 32, 32, 1]
+        pixels = split.images[order[i]]  # [B, 32, 32, channels]
         if augment_config is not None:
             step_key = jax.random.fold_in(cast(jax.Array, key), i)
             pixels = augment(step_key, pixels, augment_config, axis_name=axis_name)
@@ -201,7 +211,7 @@ def _data_parallel(mesh: Mesh | None, loss_fn: LossFn) -> Callable:
 
 @partial(jit, static_argnames=("model", "batch_size"))
 def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 1000) -> jax.Array:
-    """Logits [N, 10] of a split, whose labels are not looked at.
+    """Logits [N, classes] of a split, whose labels are not looked at.
 
     At most `batch_size` images are in work at a time; the N % B that do not fill a batch are a
     smaller batch of their own.

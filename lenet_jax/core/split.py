@@ -14,7 +14,7 @@ class Split(NamedTuple):
     test split too: a network sees other images normalised as it was trained.
     """
 
-    images: jax.Array | np.ndarray  # uint8 [N, 32, 32, 1]
+    images: jax.Array | np.ndarray  # uint8 [N, 32, 32, channels]
     labels: Any  # int32 [N], likewise; None if they are not known
-    mean: ArrayLike  # of the training pixels, in 0..1
-    std: ArrayLike
+    mean: ArrayLike | tuple[float, ...]  # of the training pixels, in 0..1; for each channel
+    std: ArrayLike | tuple[float, ...]

@@ -8,7 +8,14 @@ from _results import path
 from scipy import ndimage
 
 from lenet_jax import data
-from lenet_jax.core.augment import STANDARD, AugmentConfig, augment, augment_config, warp
+from lenet_jax.core.augment import (
+    STANDARD,
+    STANDARDS,
+    AugmentConfig,
+    augment,
+    augment_config,
+    warp,
+)
 
 KEY = jax.random.key(0)
 
@@ -97,17 +104,61 @@ def test_it_is_pure_in_its_key_and_each_copy_is_another(images):
     assert not np.array_equal(copies, augment(jax.random.key(1), same, STANDARD))
 
 
+@pytest.fixture(scope="module")
+def photographs():
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+
+
+def test_a_channel_of_a_colour_image_is_augmented_as_a_grey_image_is(photographs):
+    copies = augment(KEY, jnp.asarray(photographs), STANDARD._replace(flip=0.5))
+    assert copies.shape == photographs.shape
+    for channel in range(3):
+        grey = augment(KEY, photographs[..., channel : channel + 1], STANDARD._replace(flip=0.5))
+        np.testing.assert_allclose(copies[..., channel], grey[..., 0], atol=1e-4)
+
+
+def test_half_of_the_images_are_mirrored_and_the_others_as_they_were(photographs):
+    many = np.tile(photographs, (40, 1, 1, 1))
+    copies = np.asarray(augment(KEY, many, AugmentConfig(flip=0.5)))
+    mirrored = (copies == many[:, :, ::-1]).all(axis=(1, 2, 3))
+    same = (copies == many).all(axis=(1, 2, 3))
+    assert (mirrored ^ same).all()
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(many))
+    for flip, wanted in ((0.0, many), (1.0, many[:, :, ::-1])):
+        np.testing.assert_array_equal(augment(KEY, many, AugmentConfig(flip=flip)), wanted)
+
+
+def test_what_is_mirrored_is_shifted_by_the_same_draws(photographs):
+    """So that the two parts can be looked at one by one, and one key still decides both."""
+    shifted = augment(KEY, photographs[:, :, ::-1], AugmentConfig(shift=4.0))
+    both = augment(KEY, photographs, AugmentConfig(shift=4.0, flip=1.0))
+    np.testing.assert_allclose(both, shifted, atol=1e-4)
+
+
+def test_only_data_sets_that_say_so_are_mirrored():
+    assert [name for name, config in STANDARDS.items() if config.flip] == ["shift_and_flip"]
+    shares = [float(augment_config(amount, "shift_and_flip").flip) for amount in (0, 0.5, 1, 3)]
+    assert shares == [0, 0.25, 0.5, 0.5]  # half is where both sides are alike
+    assert augment_config(3.0, "shift_and_flip").shift == 12.0
+
+
 def test_its_numbers_are_data_that_vmap_sweeps(images):
     amounts = jnp.array([0.0, 0.5, 1.0])
     images = jnp.asarray(images)
-    together = jax.vmap(lambda amount: augment(KEY, images, augment_config(amount)))(amounts)
-    for amount, copies in zip(amounts, together, strict=True):
-        np.testing.assert_allclose(copies, augment(KEY, images, augment_config(amount)), atol=2e-3)
+    for kind in STANDARDS:
+        copies_of = lambda amount, kind=kind: augment(KEY, images, augment_config(amount, kind))
+        for amount, copies in zip(amounts, jax.vmap(copies_of)(amounts), strict=True):
+            np.testing.assert_allclose(copies, copies_of(amount), atol=2e-3)
+        np.testing.assert_array_equal(copies_of(0.0), images)
+
+
+def strengths():
+    return {name: number for name, number in STANDARD._asdict().items() if number is not None}
 
 
 def test_the_picture_of_the_distortions_is_of_todays():
     drawn = json.loads(path("augmented.json").read_text())["strengths"]
-    assert drawn == STANDARD._asdict()
+    assert drawn == strengths()
 
 
 def test_the_standard_is_what_the_search_preferred():
@@ -115,7 +166,8 @@ def test_the_standard_is_what_the_search_preferred():
     found = json.loads(path("augment_search.json").read_text())
     rows = [row for row in found["rows"] if row["row"] == "augmented"]
     best = min(rows, key=lambda row: row["error"])
-    before = AugmentConfig(shift=2.0, rotation=10.0, scale=0.1, shear=0.1, elastic=0.7)
-    np.testing.assert_allclose(STANDARD, np.multiply(before, best["augment"]), rtol=0.03)
+    before = {"shift": 2.0, "rotation": 10.0, "scale": 0.1, "shear": 0.1, "elastic": 0.7}
+    expected = {name: best["augment"] * number for name, number in before.items()}
+    assert strengths() == pytest.approx(expected, rel=0.03)
     table = path("augment_search.md").read_text()
     assert all(f"({100 * row['error']:.2f})" in table for row in rows)

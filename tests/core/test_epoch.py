@@ -22,11 +22,12 @@ from lenet_jax.core.step import create_train_state, eval_step, train_step
 N, B = 50, 8
 
 
-def random_split(count: int) -> Split:
+def random_split(count: int, channels: int = 1) -> Split:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 32, 32, 1)).astype(np.uint8)
+    images = rng.integers(0, 256, (count, 32, 32, channels)).astype(np.uint8)
     labels = rng.integers(0, 10, count).astype(np.int32)
-    return Split(jnp.asarray(images), jnp.asarray(labels), mean=0.5, std=0.3)
+    mean, std = (0.5, 0.3) if channels == 1 else ((0.5, 0.4, 0.3), (0.3, 0.2, 0.25))
+    return Split(jnp.asarray(images), jnp.asarray(labels), mean=mean, std=std)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,18 @@ def test_normalised_pixels_are_float64_numpys():
     np.testing.assert_allclose(got, wanted, rtol=0, atol=4 * 2**-24 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("kind", [tuple, list, jnp.array])
+def test_channels_are_normalised_each_by_its_own_numbers(kind):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    got = jax.jit(normalize)(images, kind(mean), kind(std))
+    assert got.dtype == jnp.float32
+    for channel in range(3):
+        wanted = (images[..., channel].astype(np.float64) / 255 - mean[channel]) / std[channel]
+        limit = 4 * 2**-24 * np.abs(wanted).max()
+        np.testing.assert_allclose(got[..., channel], wanted, rtol=0, atol=limit)
+
+
 def test_an_epoch_is_its_steps_one_after_the_other(split):
     images, labels = split.images, split.labels
     key = jax.random.key(3)
@@ -142,15 +155,20 @@ def test_parts_of_an_epoch_add_up_bit_for_bit_and_compile_once(split):
     assert len(traces) == traced
 
 
-@pytest.mark.parametrize("amount", [None, 1.0], ids=["plain", "augmented"])
-def test_two_devices_that_share_batches_do_what_one_does(amount):
+@pytest.mark.parametrize(
+    ("channels", "config"),
+    [(1, None), (1, augment_config(1.0)), (3, augment_config(1.0, "shift_and_flip"))],
+    ids=["plain", "augmented", "colour"],
+)
+def test_two_devices_that_share_batches_do_what_one_does(channels, config):
     # Few steps: with more, some activation lies so close to the kink of a ReLU, or two of a pool so
     # close together, that rounding moves it across, and the gradients differ by more than rounding.
-    split = random_split(128)
-    how = {"batch_size": 64, "augment_config": None if amount is None else augment_config(amount)}
+    split = random_split(128, channels)
+    how = {"batch_size": 64, "augment_config": config}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
-    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), LeNet())
+    tx, model = make_optimizer("sgd", 0.1), LeNet(in_channels=channels)
+    fresh = lambda: create_train_state(jax.random.key(0), tx, model)
     alone, wanted = train_epoch(fresh(), split, key, **how)
     arguments = replicate(mesh, (fresh(), split))
     together, got = train_epoch(*arguments, key, mesh=mesh, **how)

@@ -17,3 +17,4 @@ def test_a_split_is_a_pytree_whose_numbers_a_compiled_function_takes_as_data():
     assert centred(Split(images, labels, 0.25, 0.1)) == 2047.75
     assert traces == [1]
     assert len(jax.tree.leaves(Split(images, None, 0.5, 0.3))) == 3
+    assert len(jax.tree.leaves(Split(images, None, (0.5, 0.4, 0.3), (0.3, 0.2, 0.1)))) == 7
