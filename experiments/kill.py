@@ -36,6 +36,7 @@ import numpy as np
 from _results import write_json, write_markdown
 
 from lenet_jax import data
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.step import TrainState
 from lenet_jax.run import checkpoint, loop
 from lenet_jax.run.folder import CHECKPOINTS
@@ -53,7 +54,11 @@ ROOT = Path(__file__).parent.parent
 def shapes() -> TrainState:
     settings = loop.resolve(RUN, data.load("digits"))
     steps = loop.steps_per_epoch(settings, data.load("digits"))
-    return jax.eval_shape(lambda: loop.create_state(settings, settings.epochs * steps))
+    return jax.eval_shape(lambda: loop.create_state(settings, LeNet(), settings.epochs * steps))
+
+
+def like(note: dict[str, Any]) -> dict[str, Any]:
+    return loop.checkpoint_tree(shapes())
 
 
 def digest(tree: Any) -> str:
@@ -63,7 +68,7 @@ def digest(tree: Any) -> str:
 
 def outcome(path: Path) -> dict[str, Any]:
     """What a finished run has left behind."""
-    found = checkpoint.latest_valid(path / CHECKPOINTS, loop.checkpoint_tree(shapes()), print)
+    found = checkpoint.latest_valid(path / CHECKPOINTS, like, print)
     records = read_metrics(path)
     for record in records:
         del record["seconds"], record["images_per_second"]
@@ -186,7 +191,7 @@ def damage(file: Path, kind: str, rng: random.Random) -> None:
 
 def damage_checkpoints(path: Path, folder: Path, cases: int) -> list[dict[str, Any]]:
     """In how many cases is the latest skipped, and the one before it read bit by bit?"""
-    like, rows = loop.checkpoint_tree(shapes()), []
+    rows = []
     steps = checkpoint.steps(path / CHECKPOINTS)
     before = checkpoint.restore(path / CHECKPOINTS, steps[-2], like)
     for kind in ("bit flipped", "bytes overwritten", "truncated", "missing"):

@@ -20,6 +20,8 @@ from lenet_jax.files import atomic_write, expand_user
 from lenet_jax.run import trained
 from lenet_jax.run.measure import load_data, measure_run, predict_logits, summary_line
 
+MAX_COLUMNS, MAX_MISTAKES = 100, 20  # of a table on a screen
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings(trained.NetworkSettings):
@@ -41,22 +43,19 @@ class EvaluateSettings(trained.NetworkSettings):
 
 def format_table(result: dict[str, Any]) -> str:
     """The metrics of `measure_run` for a person."""
-    confusion = result["confusion_matrix"]
+    names = result["classes"]
+    width = max(5, *map(len, names))
     lines = [
         f"data       {result['dataset']}, {result['test_images']:,} test images "
         f"from {result['source']}",
         *filter(None, [result["note"]]),
         "",
-        "class   images   precision   recall",
+        f"{'class':{width}}   images   precision   recall",
     ]
-    for i, row in enumerate(confusion):
+    for i, row in enumerate(result["confusion_matrix"]):
         precision, recall = _percent(result["precision"][i]), _percent(result["recall"][i])
-        lines.append(f"{i:5}{sum(row):9,}{precision:>12}{recall:>9}")
-    lines += ["", "predicted" + "".join(f"{i:6}" for i in range(len(confusion)))]
-    lines += [
-        f"{i:9}" + "".join(f"{count or '.':>6}" for count in row)  # zeros would hide the mistakes
-        for i, row in enumerate(confusion)
-    ]
+        lines.append(f"{names[i]:>{width}}{sum(row):9,}{precision:>12}{recall:>9}")
+    lines += ["", *_format_confusion(result["confusion_matrix"], names)]
     lines += ["", "confidence      images   accuracy   mean confidence"]
     bins = result["reliability"]
     for m, count in enumerate(bins["count"]):
@@ -67,6 +66,29 @@ def format_table(result: dict[str, Any]) -> str:
                 f"{bins['confidence'][m]:18.1%}"
             )
     return "\n".join(lines)
+
+
+def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
+    """All of the confusion matrix, or its largest mistakes where it is wider than a screen."""
+    longest = max(map(len, names))
+    head = max(9, longest)
+    cell = min(max(6, longest + 1), (MAX_COLUMNS - head) // len(names))
+    if cell >= 6:  # numbers of five digits; names may be cut
+        lines = [f"{'predicted':{head}}" + "".join(f"{name[: cell - 1]:>{cell}}" for name in names)]
+        return lines + [
+            # Zeros would hide the mistakes.
+            f"{name:>{head}}" + "".join(f"{count or '.':>{cell}}" for count in row)
+            for name, row in zip(names, matrix, strict=True)
+        ]
+    mistakes = [
+        (n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n
+    ]
+    mistakes.sort(key=lambda mistake: -mistake[0])
+    lines = [f"{'true':>{head}}{'predicted':>{head + 3}}   images   (the most frequent mistakes)"]
+    return lines + [
+        f"{names[i]:>{head}}{names[j]:>{head + 3}}{count:9,}"
+        for count, i, j in mistakes[:MAX_MISTAKES]
+    ]
 
 
 def main(argv: Sequence[str]) -> None:

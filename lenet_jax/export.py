@@ -6,11 +6,12 @@
 torch      a safetensors file that the tutorial's own Net loads, and --init_from of train, too
 stablehlo  a compiled function that jax.export runs on CPU, GPU and TPU without this package
 onnx       a model for onnxruntime and everything else that reads ONNX
-html       a page to draw digits on, with the network inside; all it needs is a browser
+html       a page to draw on, with the network inside; all it needs is a browser
 
 StableHLO and ONNX take any number of images, pixels as they are: uint8 [batch, 32, 32, 1], white on
 black. In PyTorch the network takes float32 [batch, 1, 32, 32], namely (pixel / 255 - mean) / std,
-with the mean and std in the file's metadata.
+with the mean and std in the file's metadata. Of colour images there are 3 channels instead of 1,
+each with a mean and a std of its own. The metadata of torch and onnx name the classes, too.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lenet_jax import cli
+from lenet_jax.core.model import count_params, model_for
 from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
 from lenet_jax.interop import web
 from lenet_jax.interop.onnx_model import to_onnx
@@ -42,7 +44,7 @@ FORMATS = {
     "torch": Format(
         "safetensors",
         "safetensors",
-        lambda run: to_safetensors(run.params, **run.normalization),
+        lambda run: to_safetensors(run.params, **run.normalization, classes=run.classes),
         'net.load_state_dict(safetensors.torch.load_file("{file}"))',
     ),
     "stablehlo": Format(
@@ -54,7 +56,7 @@ FORMATS = {
     "onnx": Format(
         "onnx",
         "onnx",
-        lambda run: to_onnx(run.params, **run.normalization),
+        lambda run: to_onnx(run.params, **run.normalization, classes=run.classes),
         'onnxruntime.InferenceSession("{file}").run(None, {{"pixels": pixels}})',
     ),
     "html": Format(
@@ -87,16 +89,27 @@ class ExportSettings(trained.NetworkSettings):
 def about(run: TrainedRun) -> str:
     """One sentence: what the network was trained on, for how long, and how good it is."""
     name, records = run.config["data"]["name"], [r for r in run.metrics if r["step"] == run.step]
+    size = f"{count_params(run.params):,}"
     if run.step is None:
-        return f"LeNet of 61,706 parameters, those of {run.path.name}."
+        return f"LeNet of {size} parameters, those of {run.path.name}."
     tested = f", test accuracy {records[-1]['test_accuracy']:.2%}" if records else ""
-    return f"LeNet of 61,706 parameters, trained on {name} for {run.step:,} steps{tested}."
+    return f"LeNet of {size} parameters, trained on {name} for {run.step:,} steps{tested}."
 
 
 def web_page(run: TrainedRun) -> bytes:
-    """The page to draw digits on."""
-    name = run.config["data"]["name"]
-    return web.page(run.params, **run.normalization, dataset=name, about=about(run))
+    """The page to draw on.
+
+    Raises:
+      ValueError: the network takes images in colour.
+    """
+    name, model = run.config["data"]["name"], model_for(run.params)
+    if model.in_channels > 1:
+        raise ValueError(
+            f"--format=html: {run} takes images of {model.in_channels} channels: there is nothing "
+            "to draw"
+        )
+    names, text = run.classes, about(run)
+    return web.page(run.params, **run.normalization, classes=names, dataset=name, about=text)
 
 
 def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path:

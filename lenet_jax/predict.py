@@ -1,4 +1,4 @@
-"""Reads the digits in pictures.
+"""Reads the characters in pictures.
 
     python -m lenet_jax.predict --workdir=runs/mnist three.png photographs/
 
@@ -6,7 +6,7 @@ A picture may be of any size, in grey or colour, light on dark or dark on light,
 on an even background. The digit is found, scaled and centred as those of the run's data set were;
 --nocenter takes the entire picture as it is instead. Of a folder, all pictures in it are read.
 
-Prints one line per picture, in the order given: the file, the predicted digit, the runner-up, and
+Prints one line per picture, in the order given: the file, the predicted class, the runner-up, and
 their probabilities. A picture that cannot be read gets a line on stderr; the others are answered,
 and the exit code is 1.
 """
@@ -43,7 +43,7 @@ class PredictSettings(trained.NetworkSettings):
     center: bool = cli.setting(True, "find the digit, scale and centre it")
     json: bool = cli.setting(
         False,
-        "print one JSON object per line instead: file, and prediction, probabilities or error",
+        "print one JSON object per line instead: file, and prediction, class, ... or error",
     )
 
     def __post_init__(self) -> None:
@@ -96,17 +96,22 @@ def predict(run: TrainedRun, names: Sequence[str], center: bool = True) -> list[
             error = str(reason)
         found.append({"file": str(path), "error": error} if error else path)
     probs = iter(predict_probs(run, images) if images else ())
-    return [each if isinstance(each, dict) else prediction(each, next(probs)) for each in found]
+    return [
+        each if isinstance(each, dict) else prediction(each, next(probs), run.classes)
+        for each in found
+    ]
 
 
-def prediction(path: Path, probs: np.ndarray) -> dict[str, Any]:
-    """What a picture's probabilities [C] say, as JSON."""
+def prediction(path: Path, probs: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """What a picture's probabilities [C] say, as JSON; `classes` are their names."""
     second, first = np.argsort(probs)[-2:].tolist()
     return {
         "file": str(path),
         "prediction": first,
+        "class": classes[first],
         "probability": float(probs[first]),
         "runner_up": second,
+        "runner_up_class": classes[second],
         "runner_up_probability": float(probs[second]),
         "probabilities": probs.tolist(),
     }
@@ -115,8 +120,8 @@ def prediction(path: Path, probs: np.ndarray) -> dict[str, Any]:
 def format_line(found: dict[str, Any]) -> str:
     """A `prediction` for a person."""
     return (
-        f"{_printable(found['file'])}: {found['prediction']} ({found['probability']:.1%}), "
-        f"else {found['runner_up']} ({found['runner_up_probability']:.1%})"
+        f"{_printable(found['file'])}: {found['class']} ({found['probability']:.1%}), "
+        f"else {found['runner_up_class']} ({found['runner_up_probability']:.1%})"
     )
 
 

@@ -74,7 +74,7 @@ def report(
     """Writes the page about the first run into `folder`, and returns its path.
 
     Args:
-      logits: [N, 10], of the first run for the data set's test split. result: of `measure_run`.
+      logits: [N, C], of the first run for the data set's test split. result: of `measure_run`.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -88,7 +88,7 @@ def report(
     html = page.render(
         figures,
         result,
-        first_label=int(split.labels[0]),
+        first_label=run.classes[split.labels[0]],
         paths=[str(each.path) for each in runs],
         epochs=run.metrics[-1]["epoch"] if run.metrics else None,
         config=run.config,

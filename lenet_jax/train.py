@@ -19,20 +19,22 @@ import jax
 from tqdm import tqdm
 
 from lenet_jax import cli, data
+from lenet_jax.core.model import LeNet, count_params, sizes
+from lenet_jax.core.step import TrainState
 from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
 
-def header(settings: Settings, dataset: data.Dataset) -> str:
+def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
     """Where, on what, what and how a resolved run trains."""
-    device = jax.devices()[0]
+    device, size = jax.devices()[0], count_params(state.params)
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
     return "\n".join(
         (
             f"device     {device.platform} ({device.device_kind})",
             f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
             f"{len(dataset.test.labels):,} test images from {dataset.source}",
-            f"network    LeNet, 61,706 parameters{start}",
+            f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}",
             f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
             f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
             f"{settings.epochs} epochs, seed {settings.seed}",
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         # What a first state needs is compiled, or read from JAX's cache, while the images are read.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        pool.submit(loop.create_state, settings, total_steps=1)
+        pool.submit(loop.create_state, settings, LeNet(), total_steps=1)  # of the usual size
         try:
             name = folder.resolve_dataset_name(settings)
             dataset = data.load(name, settings.data_dir, print)
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         except KeyboardInterrupt:  # a download takes its time
             print("stopped before training began")
             raise SystemExit(130) from None
-        print(header(settings, dataset), flush=True)
+        print(header(settings, dataset, run.state), flush=True)
         try:
             loop.fit(settings, dataset, path, lambda line: tqdm.write(line), run, signals)
         except cli.Interrupted as stop:

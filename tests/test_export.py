@@ -87,7 +87,7 @@ def test_html_is_the_page_of_the_run(run_path, capsys):
         f"test accuracy {run.metrics[-1]['test_accuracy']:.2%}."
     )
     assert file.read_bytes() == web.page(
-        run.params, **run.normalization, dataset="digits", about=about
+        run.params, **run.normalization, classes=tuple("0123456789"), dataset="digits", about=about
     )
     assert capsys.readouterr().out.endswith("open it in a browser, from wherever it lies\n")
 

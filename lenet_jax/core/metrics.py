@@ -32,13 +32,13 @@ def negative_log_likelihood(log_probabilities: jax.Array, labels: jax.Array) -> 
     return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1))
 
 
-def confusion_matrix(predictions: jax.Array, labels: jax.Array, num_classes: int = 10) -> jax.Array:
+def confusion_matrix(predictions: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
     """How often an example of each class was predicted to be of each: int32 [C, C].
 
     Row = label, column = prediction, as `sklearn.metrics.confusion_matrix`; the matrices of two
     batches add up to that of both.
 
-    >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), num_classes=2).tolist()
+    >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
     return jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, predictions].add(1)

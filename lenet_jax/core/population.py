@@ -1,9 +1,10 @@
 """Many networks trained as one compiled function: `jax.vmap` over seeds and numbers, in slices.
 
-N networks, M images, B the batch, S the steps per epoch. Each member ends as the same network
-trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is the member
-with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each other: two
-cores on two networks do 1.3 times as much as both on one, where they meet after every operation.
+N networks, M images, C classes, B the batch, S the steps per epoch. Each member ends as the same
+network trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is
+the member with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each
+other: two cores on two networks do 1.3 times as much as both on one, where they meet after every
+operation.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from jax.typing import ArrayLike
 
 from lenet_jax.core import augment, epoch, losses, seeds
 from lenet_jax.core.jit import jit
-from lenet_jax.core.model import LeNet
+from lenet_jax.core.model import model_for
 from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
 from lenet_jax.core.sharding import MEMBERS, make_member_mesh, replicate, shard
 from lenet_jax.core.split import Split
@@ -43,7 +44,7 @@ class MemberConfig(NamedTuple):
     # The optimizer's other settings, as `make_optimizer` takes them.
     optimizer_settings: dict[str, ArrayLike] | None = None
     label_smoothing: ArrayLike | None = None
-    augment: ArrayLike | None = None  # times `augment.STANDARD`
+    augment: ArrayLike | None = None  # times one of `augment.STANDARDS`
 
 
 class Population(NamedTuple):
@@ -65,6 +66,7 @@ def train(
     schedule: str = "onecycle",
     slice_size: int = 8,
     model: nn.Module | None = None,
+    augment_kind: str = "elastic",
     log_updates: Callable[[int], None] = lambda updates: None,
 ) -> Population:
     """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
@@ -74,6 +76,7 @@ def train(
       split: of uint8 images.
       optimizer: one of `optimizers.OPTIMIZERS`. schedule: one of `optimizers.SCHEDULES`.
       model: of all members; `LeNet()` if None.
+      augment_kind: which of `augment.STANDARDS` the members' `augment` is a multiple of.
       log_updates: is called with the number of updates that were done, over all networks.
 
     Raises:
@@ -95,8 +98,9 @@ def train(
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
             for start, stop in _iter_chunks(steps):
+                chunk = (replicated, orders, number, start, stop)
                 states, sums = train_steps(
-                    states, part, replicated, orders, number, start, stop, mesh=mesh
+                    states, part, *chunk, mesh=mesh, augment_kind=augment_kind
                 )
                 curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
                 log_updates((stop - start) * count)
@@ -179,7 +183,7 @@ def epoch_orders(
     return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
 
 
-@partial(jit, static_argnames="mesh", donate_argnames="states")
+@partial(jit, static_argnames=("mesh", "augment_kind"), donate_argnames="states")
 def train_steps(
     states: TrainState,
     members: MemberConfig,
@@ -190,6 +194,7 @@ def train_steps(
     stop: ArrayLike,
     *,
     mesh: Mesh | None = None,
+    augment_kind: str = "elastic",
 ) -> tuple[TrainState, Metrics]:
     """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
 
@@ -198,6 +203,7 @@ def train_steps(
       orders: from `epoch_orders`.
       mesh: from `sharding.make_member_mesh`: devices that share the members; None for no choice of
         devices.
+      augment_kind: see `train`.
       The others: see `epoch.train_steps`.
 
     Returns:
@@ -212,7 +218,8 @@ def train_steps(
             loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
         if member.augment is not None:
             augmentation["key"] = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
-            augmentation["augment_config"] = augment.augment_config(member.augment)
+            config = augment.augment_config(member.augment, augment_kind)
+            augmentation["augment_config"] = config
         return epoch.run_steps(state, split, order, start, stop, loss_fn=loss_fn, **augmentation)
 
     own_orders = orders.ndim == 3
@@ -235,19 +242,23 @@ def predict(
     slice_size: int = 8,
     model: nn.Module | None = None,
 ) -> jax.Array:
-    """Logits [N, M, 10] of N networks (leaves [N, ...]) for a split, whose labels do not matter.
+    """Logits [N, M, C] of N networks (leaves [N, ...]) for a split, whose labels do not matter.
 
-    At most `batch_size` images of `slice_size` networks are in work at a time.
+    At most `batch_size` images of `slice_size` networks are in work at a time. `model` is that of
+    all members; the LeNet whose parameters they are if None.
     """
-    one = partial(epoch.predict, model or LeNet(), split=split, batch_size=batch_size)
+
+    def one(params: Any) -> jax.Array:
+        return epoch.predict(model or model_for(params), params, split, batch_size=batch_size)
+
     return lax.map(one, params, batch_size=slice_size)
 
 
 def ensemble(logits: jax.Array) -> jax.Array:
-    """Log-probabilities [M, 10] of N networks together: the mean of their probabilities.
+    """Log-probabilities [M, C] of N networks together: the mean of their probabilities.
 
     Args:
-      logits: [N, M, 10].
+      logits: [N, M, C].
     """
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))

@@ -1,8 +1,8 @@
 """One step: logits, loss, gradients by `jax.grad`, and an optax update.
 
-B is the batch. A batch is {"image": [B, 32, 32, 1] float, "label": [B] int}. Labels lie in 0..9;
-others make the loss NaN, because a jitted function cannot refuse them: `lenet_jax.data` checks what
-it reads.
+B is the batch, C the model's classes, `channels` its channels. A batch is {"image": [B, 32, 32,
+channels] float, "label": [B] int}. Labels lie in 0..C-1; others make the loss NaN, because a jitted
+function cannot refuse them: `lenet_jax.data` checks what it reads.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from lenet_jax.core import losses, metrics
 from lenet_jax.core.jit import jit
-from lenet_jax.core.model import IMAGE_SIZE, LeNet
+from lenet_jax.core.model import IMAGE_SIZE, LeNet, count_params
 from lenet_jax.core.optimizers import static_part
 
 Batch = Mapping[str, jax.Array]
@@ -44,7 +44,7 @@ class TrainState(struct.PyTreeNode):
     def __repr__(self) -> str:
         consumed = isinstance(self.step, jax.Array) and self.step.is_deleted()
         step = "consumed by a step" if consumed else self.step
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        count = count_params(self.params)
         optimizer = type(self.opt_state).__name__
         return f"TrainState(step={step}, params={count:,} numbers, opt_state={optimizer})"
 
@@ -85,7 +85,7 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
 
 
 def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
-    """Logits [B, 10] of normalised images [B, 32, 32, 1]."""
+    """Logits [B, C] of normalised images [B, 32, 32, channels]."""
     return cast(jax.Array, model.apply({"params": params}, images))
 
 
@@ -100,8 +100,8 @@ def update(
 
     Args:
       state: from `create_train_state`.
-      batch: {"image": [B, 32, 32, 1], "label": [B], or [B, 10] if `loss_fn` takes soft labels}.
-      loss_fn: `loss_fn(logits [B, 10], labels) -> scalar`.
+      batch: {"image", "label": [B], or [B, C] if `loss_fn` takes soft labels}.
+      loss_fn: `loss_fn(logits [B, C], labels) -> scalar`.
       axis_name: of a `jax.shard_map` or `jax.vmap` over equal parts of the batch, whose gradients,
         losses and accuracies are averaged: those of the whole batch if `loss_fn` is a mean over it.
 

@@ -6,7 +6,8 @@ and the run's mean and standard deviation are inside, so that whoever takes the 
 cannot normalise differently.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from lenet_jax.interop.pytorch import to_state_dict
 OPSET, IR_VERSION = 17, 8
 
 
-def to_onnx(params: Mapping[str, Any], mean: float, std: float) -> bytes:
-    """The model, serialized: `pixels` in, `logits` out."""
+def to_onnx(params: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[str]) -> bytes:
+    """The model, serialized: `pixels` in, `logits` out.
+
+    `mean` and `std` are as a `Split` has them. The names of the classes are in its metadata.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -41,6 +45,7 @@ def to_onnx(params: Mapping[str, Any], mean: float, std: float) -> bytes:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    helper.set_model_props(onnx_model, {"classes": json.dumps(list(classes))})
     onnx.checker.check_model(onnx_model, full_check=True)
     return onnx_model.SerializeToString()
 

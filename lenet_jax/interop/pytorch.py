@@ -7,16 +7,19 @@ this module knows.
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.files import expand_user
 
 MAX_FILE_BYTES = 2**24  # a state dict of this network has 250,000
+FACTS = ("mean", "std", "classes")  # in the metadata of a safetensors file of ours
 WRAPPERS = ("model_state_dict", "state_dict", "model", "net")  # what people save a state dict in
 
 _CONVS = ("conv1", "conv2")
@@ -110,19 +113,21 @@ def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     return state, " and ".join(taken)
 
 
-def to_safetensors(params: Mapping[str, Any], mean: float, std: float) -> bytes:
+def to_safetensors(params: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[str]) -> bytes:
     """`to_state_dict` as the content of a safetensors file.
 
-    `mean` and `std` go into its metadata: without them the parameters are useless.
+    `mean` and `std`, as a `Split` has them, go into its metadata as JSON, and the names of the
+    classes: without them the parameters are useless.
     """
     from safetensors.numpy import save
 
-    metadata = {"format": "pt", "mean": repr(mean), "std": repr(std)}
+    facts = {"mean": mean, "std": std, "classes": list(classes)}
+    metadata = {"format": "pt"} | {name: json.dumps(fact) for name, fact in facts.items()}
     return save(to_state_dict(params), metadata)
 
 
 def read_params(
-    path: str | Path, log: Callable[[str], None] = print
+    path: str | Path, log: Callable[[str], None] = print, model: LeNet | None = None
 ) -> tuple[dict[str, dict[str, np.ndarray]], str]:
     """Parameters from a file with the tutorial's state dict, and the SHA-256 of the file.
 
@@ -131,7 +136,8 @@ def read_params(
     something had to be taken off, see `unwrap`.
 
     Raises:
-      ValueError: it cannot be read or is not that state dict; the message names --init_from.
+      ValueError: it cannot be read or is not that state dict, or not of the sizes of `model`; the
+        message names --init_from.
     """
     path = expand_user(path, "--init_from")
     try:
@@ -151,6 +157,8 @@ def read_params(
             if not np.isfinite(value).all():
                 raise ValueError(f"{key} has values that are not finite")
         params = from_state_dict({key: np.float32(value) for key, value in arrays.items()})
+        if model is not None and (theirs := model_for(params)) != model:
+            raise ValueError(f"is of {sizes(theirs)}, and the data have {sizes(model)}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         reason = error.strerror or error
@@ -162,23 +170,46 @@ def read_params(
     return params, digest
 
 
-def read_normalization(path: str | Path) -> dict[str, float] | None:
-    """{"mean", "std"} as `to_safetensors` wrote them into the file, or None if it has none.
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `to_safetensors` wrote beside the arrays, of {"mean", "std", "classes"} what is there.
 
     To be called after `read_params`, which says what is wrong with a file.
     """
     path = expand_user(path, "--init_from")
     if path.suffix != ".safetensors":
-        return None
+        return {}
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as opened:
         metadata = opened.metadata() or {}
     try:
-        found = {name: float(metadata[name]) for name in ("mean", "std")}
-    except (KeyError, ValueError):
+        stored = {name: json.loads(metadata.get(name, "null")) for name in FACTS}
+    except (ValueError, RecursionError):
+        return {}
+    found = as_normalization(stored["mean"], stored["std"]) or {}
+    classes = stored["classes"]
+    if isinstance(classes, list) and all(isinstance(name, str) for name in classes):
+        found["classes"] = tuple(classes)
+    return found
+
+
+def as_normalization(mean: Any, std: Any) -> dict[str, Any] | None:
+    """{"mean", "std"} as a `Split` has them, or None if these cannot be that.
+
+    Args:
+      mean, std: numbers, or lists of as many numbers each; also as text.
+
+    >>> as_normalization(["0.5", "0.4"], ["0.2", "0.3"])
+    {'mean': (0.5, 0.4), 'std': (0.2, 0.3)}
+    """
+    try:
+        pair = np.array([mean, std], float)
+    except (TypeError, ValueError):
         return None
-    return found if np.isfinite(list(found.values())).all() and found["std"] > 0 else None
+    if pair.ndim > 2 or not np.isfinite(pair).all() or not (pair[1] > 0).all():
+        return None
+    values = [tuple(row) if len(row) > 1 else row[0] for row in pair.reshape(2, -1).tolist()]
+    return dict(zip(("mean", "std"), values, strict=True))
 
 
 def _require_names(state: Mapping[str, Any]) -> None:

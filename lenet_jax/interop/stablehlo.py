@@ -19,8 +19,10 @@ from lenet_jax.core.ops import conv_relu_pool_plain
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def to_stablehlo(params: Mapping[str, Any], mean: float, std: float) -> bytes:
+def to_stablehlo(params: Mapping[str, Any], mean: Any, std: Any) -> bytes:
     """The function as `jax.export` serializes it: StableHLO with a calling convention.
+
+    `mean` and `std` are as a `Split` has them.
 
     It runs with JAX alone, on any of `PLATFORMS`: `jax.export.deserialize(content).call(pixels)`.
     """

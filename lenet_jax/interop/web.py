@@ -1,4 +1,4 @@
-"""A page to draw digits on, with the network inside: one HTML file that needs only a browser.
+"""A page to draw on, with the network inside: one HTML file that needs only a browser.
 
 `web.html` is the page, and computes the network in plain JavaScript; this puts parameters into it.
 """
@@ -6,7 +6,7 @@
 import base64
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,12 +15,21 @@ import numpy as np
 from lenet_jax.data.registry import INFO
 
 
-def page(params: Mapping[str, Any], *, mean: float, std: float, dataset: str, about: str) -> bytes:
+def page(
+    params: Mapping[str, Any],
+    *,
+    mean: float,
+    std: float,
+    classes: Sequence[str],
+    dataset: str,
+    about: str,
+) -> bytes:
     """The page as UTF-8.
 
     Args:
-      params: of the LeNet, kept as base64 of little-endian float32.
+      params: of a LeNet of 1 channel, kept as base64 of little-endian float32.
       mean, std: what its images were normalised with.
+      classes: their names.
       dataset: its name; a drawing is scaled and centred as the images of that data set are.
       about: one sentence on the network.
     """
@@ -28,6 +37,7 @@ def page(params: Mapping[str, Any], *, mean: float, std: float, dataset: str, ab
     content = {
         "mean": float(mean),
         "std": float(std),
+        "classes": list(classes),
         "box": info.box,
         "pen": info.pen,
         "by_mass": info.by_mass,

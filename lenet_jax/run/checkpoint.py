@@ -39,7 +39,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """What was saved: `tree` as `like` was given, with NumPy arrays for leaves, and the note."""
+    """What was saved: `tree` as `like` gave it, with NumPy arrays for leaves, and the note."""
 
     step: int
     tree: dict[str, Any]
@@ -111,16 +111,15 @@ def steps(folder: Path) -> list[int]:
 
 def latest_valid(
     folder: Path,
-    like: Tree,
+    like: Callable[[dict[str, Any]], Tree],
     log: Callable[[str], None],
-    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checkpoint | None:
     """The latest checkpoint that is intact, with a line to `log` for each later one.
 
     Args:
       folder: of the checkpoints; it need not exist.
-      like: the parts to read, with leaves that have the shape and dtype of the array wanted.
-      check: gets the note before the arrays are read, to raise what it has against it.
+      like: gets the note before the arrays are read, and returns the parts to read, with leaves
+        that have the shape and dtype of the array wanted; or raises what it has against the note.
 
     Returns:
       None if there are no checkpoints.
@@ -135,7 +134,7 @@ def latest_valid(
     damaged: set[int] = set()
     while found := sorted(set(steps(folder)) - damaged):
         try:
-            return restore(folder, found[-1], like, check)
+            return restore(folder, found[-1], like)
         except CheckpointError as error:
             if found[-1] in steps(folder):  # else a run at work has just made room for newer ones
                 log(f"a damaged checkpoint is skipped: {error}")
@@ -148,13 +147,11 @@ def latest_valid(
     return None
 
 
-def restore(
-    folder: Path, step: int, like: Tree, check: Callable[[dict[str, Any]], None] | None = None
-) -> Checkpoint:
+def restore(folder: Path, step: int, like: Callable[[dict[str, Any]], Tree]) -> Checkpoint:
     """The checkpoint of `step`, verified: structure, shapes, types and content.
 
     Args:
-      folder, like, check: as for `latest_valid`.
+      folder, like: as for `latest_valid`.
 
     Raises:
       CheckpointError: it is not there, damaged, or not of this structure.
@@ -163,10 +160,9 @@ def restore(
     with _checkpoint_errors(path):
         metadata = _read_metadata(path)
         note, digests = parse(metadata.custom_metadata)
-    if check is not None:
-        check(note)
+    wanted = like(note)
     with _checkpoint_errors(path):
-        return Checkpoint(step, _read_arrays(path, like, metadata.metadata, digests), note)
+        return Checkpoint(step, _read_arrays(path, wanted, metadata.metadata, digests), note)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from lenet_jax import cli
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.split import Split
 from lenet_jax.files import expand_user
 from lenet_jax.run import folder, grid
@@ -112,6 +113,7 @@ def train_slices(
     log: Callable[[str], None],
     settings: grid.SweepSettings,
     slices: Sequence[grid.Slice],
+    model: LeNet,
     split: Split,
     log_updates: Callable[[int], None],
 ) -> Iterator[tuple[grid.Slice, list[dict[str, Any]], str]]:
@@ -124,7 +126,7 @@ def train_slices(
     from distributed import as_completed
 
     here, failed, monitor = folder.environment(), 0, _Monitor(client, log, log_updates)
-    parts = _submit(client, settings, slices, split, here, monitor.topic)
+    parts = _submit(client, settings, slices, model, split, here, monitor.topic)
     done = as_completed(parts)
     while parts:
         for future in done.next_batch(block=False):
@@ -150,6 +152,7 @@ def _submit(
     client: Any,
     settings: grid.SweepSettings,
     slices: Sequence[grid.Slice],
+    model: LeNet,
     split: Split,
     environment: dict[str, Any],
     topic: str,
@@ -171,13 +174,16 @@ def _submit(
         "versions": environment["versions"],
         "devices": jax.local_device_count(),
         "topic": topic,
+        "model": [model.num_classes, model.in_channels],
+        "mean": np.asarray(split.mean).tolist(),
+        "std": np.asarray(split.std).tolist(),
+        "shape": np.shape(split.images),
     }
     # What all have in common is a task's, not scattered: if its workers die it is made again. The
     # scheduler keeps the 10 MB that MNIST's images are.
     images = zlib.compress(np.ascontiguousarray(split.images), 1)
-    shape = json.dumps(np.shape(split.images))
     shared = f"{topic}-shared"
-    graph = {shared: task("_unpack", json.dumps(request), images, shape, *split[1:])}
+    graph = {shared: task("_unpack", json.dumps(request), images, split.labels)}
     # Keys of one group: Dask queues them, and gives a worker one or two at a time.
     keys = [(topic, number) for number in range(len(slices))]
     for key, part in zip(keys, slices, strict=True):
@@ -187,13 +193,13 @@ def _submit(
     return dict(zip(futures, slices, strict=True))
 
 
-def _unpack(request: str, images: bytes, shape: str, *rest: Any) -> tuple:
-    """A task: the request, and the fields of the split."""
-    pixels = np.frombuffer(zlib.decompress(images), np.uint8).reshape(json.loads(shape))
-    return request, (pixels, *rest)
+def _unpack(request: str, images: bytes, labels: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+    """A task: the request, the pixels and the labels."""
+    pixels = np.frombuffer(zlib.decompress(images), np.uint8)
+    return request, pixels.reshape(json.loads(request)["shape"]), labels
 
 
-def _train(part: str, shared: tuple) -> Outcome:
+def _train(part: str, shared: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
     """A task: trains a slice, if the versions are those that are asked for."""
     from distributed import get_worker
 
@@ -212,7 +218,8 @@ def _train(part: str, shared: tuple) -> Outcome:
             worker.log_event(request["topic"], (part.name, updates))
 
     settings = grid.SweepSettings(**request["settings"])
-    records = grid.train_slice(settings, part, Split(*shared[1]), log_updates)
+    split = Split(*shared[1:], **folder.normalization(request))
+    records = grid.train_slice(settings, part, LeNet(*request["model"]), split, log_updates)
     return Outcome(worker.address, environment, records, updates)
 
 

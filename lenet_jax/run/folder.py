@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -25,7 +25,9 @@ import jax
 import numpy as np
 
 from lenet_jax import cli
+from lenet_jax.core.model import LeNet
 from lenet_jax.data import Dataset
+from lenet_jax.data.registry import INFO
 from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, require_utf8
 from lenet_jax.run.log import EVENTS, METRICS
 from lenet_jax.run.settings import diff_settings
@@ -151,12 +153,31 @@ def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
             "source": dataset.source,
             "training_images": len(dataset.train.labels),
             "test_images": len(dataset.test.labels),
-            "mean": float(dataset.train.mean),
-            "std": float(dataset.train.std),
+            "classes": list(dataset.classes),
+            "channels": dataset.train.images.shape[-1],
+            "mean": np.asarray(dataset.train.mean).tolist(),  # a list if there are more channels
+            "std": np.asarray(dataset.train.std).tolist(),
             "sha256": data_digest(dataset),
         },
         **environment(),
     }
+
+
+def class_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """What a run's labels mean: the registry's classes if the run is of before this was kept."""
+    own = config["data"]
+    return tuple(own.get("classes") or INFO[own["name"]].classes)
+
+
+def network(config: dict[str, Any]) -> LeNet:
+    """The network of a run, as its data need it: with one channel if the run is of before."""
+    return LeNet(len(class_names(config)), config["data"].get("channels", 1))
+
+
+def normalization(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """{"mean", "std"} as a `data.Split` has them, from what holds both as JSON."""
+    pair = {name: stored[name] for name in ("mean", "std")}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in pair.items()}
 
 
 def environment() -> dict[str, Any]:

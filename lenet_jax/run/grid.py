@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lenet_jax import data
 from lenet_jax.cli import check_choices, setting
 from lenet_jax.core import metrics, population
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
@@ -132,10 +133,11 @@ class Slice:
         return path / f"{self.name}.json"
 
 
-# What trains slices of a sweep on a split: yields each with its records and where it was trained
-# (nothing for here), in any order; calls the last argument with numbers of updates that are done.
+# What trains slices of a sweep, networks of one size, on a split: yields each with its records and
+# where it was trained (nothing for here), in any order; calls the last argument with numbers of
+# updates that are done.
 TrainSlices = Callable[
-    [SweepSettings, Sequence[Slice], data.Split, Callable[[int], None]],
+    [SweepSettings, Sequence[Slice], LeNet, data.Split, Callable[[int], None]],
     Iterator[tuple[Slice, list[dict[str, Any]], str]],
 ]
 
@@ -164,6 +166,7 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
 def train_slice(
     settings: SweepSettings,
     part: Slice,
+    model: LeNet,
     split: data.Split,
     log_updates: Callable[[int], None],
 ) -> list[dict[str, Any]]:
@@ -181,9 +184,10 @@ def train_slice(
         batch_size=settings.batch_size,
         schedule=settings.schedule,
         slice_size=len(part.cells),
+        model=model,
         log_updates=log_updates,
     )
-    logits = population.predict(trained.params, held_out)
+    logits = population.predict(trained.params, held_out, model=model)
     accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, held_out.labels)
     # JSON has no NaN.
     number = lambda loss: round(float(loss), 5) if np.isfinite(loss) else None
@@ -203,12 +207,13 @@ def train_slice(
 def train_here(
     settings: SweepSettings,
     slices: Sequence[Slice],
+    model: LeNet,
     split: data.Split,
     log_updates: Callable[[int], None],
 ) -> Iterator[tuple[Slice, list[dict[str, Any]], str]]:
     """Trains them one after the other in this process: a `TrainSlices`."""
     for part in slices:
-        yield part, train_slice(settings, part, split, log_updates), ""
+        yield part, train_slice(settings, part, model, split, log_updates), ""
 
 
 def run(
@@ -244,7 +249,8 @@ def run(
         total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
     ) as bar:
         show = lambda count: bar.update(count / updates)
-        for part, new, where in train_slices(settings, missing, dataset.train, show):
+        trained = train_slices(settings, missing, folder.network(config), dataset.train, show)
+        for part, new, where in trained:
             atomic_write(files[part], json.dumps(new) + "\n")
             records[part] = new
             done += len(new)

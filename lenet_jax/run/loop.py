@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from lenet_jax import cli, data
 from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import augment_config
 from lenet_jax.core.epoch import epoch_order, evaluate, train_steps
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
 from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 from lenet_jax.core.step import TrainState, create_train_state
@@ -84,7 +86,7 @@ def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
     )
 
 
-def create_state(settings: Settings, total_steps: int) -> TrainState:
+def create_state(settings: Settings, model: LeNet, total_steps: int) -> TrainState:
     """The state before the first step of a resolved run."""
     chosen = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
     # Constant is no schedule: a run that is extended keeps its compiled functions.
@@ -95,7 +97,7 @@ def create_state(settings: Settings, total_steps: int) -> TrainState:
         schedule=make_schedule(settings.schedule, total_steps) if varies else None,
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    return create_train_state(seeds.init_key(settings.seed), tx)
+    return create_train_state(seeds.init_key(settings.seed), tx, model)
 
 
 def steps_per_epoch(settings: Settings, dataset: data.Dataset) -> int:
@@ -120,16 +122,17 @@ def restore_or_init(
     if not settings.resume and (old := folder.archive_run(path)):
         log(f"--noresume: the run that was in {path} is now in {old}")
     steps, config = steps_per_epoch(settings, dataset), folder.make_config(settings, dataset)
-    shapes = jax.eval_shape(lambda: create_state(settings, settings.epochs * steps))
-    found = checkpoint.latest_valid(
-        path / folder.CHECKPOINTS,
-        checkpoint_tree(shapes),
-        log,
+    create = partial(create_state, settings, folder.network(config), settings.epochs * steps)
+    shapes = jax.eval_shape(create)
+
+    def like(note: dict[str, Any]) -> dict[str, Any]:
         # Before the arrays: the settings decide which there are.
-        check=lambda note: folder.require_same_run(path, settings, config, note["config"]),
-    )
+        folder.require_same_run(path, settings, config, note["config"])
+        return checkpoint_tree(shapes)
+
+    found = checkpoint.latest_valid(path / folder.CHECKPOINTS, like, log)
     if found is None:
-        run = _init(settings, config, path, settings.epochs * steps, log)
+        run = _init(settings, config, path, create, log)
     else:
         stored = folder.extend(path, settings, found.note["config"], found.step // steps)
         if changed := folder.environment_diff(config, stored):
@@ -149,7 +152,7 @@ def _init(
     settings: Settings,
     config: dict[str, Any],
     path: Path,
-    total_steps: int,
+    create: Callable[[], TrainState],
     log: Callable[[str], None],
 ) -> RunState:
     """Step 0 of a run without checkpoints, of which `path` may hold a config.json all the same."""
@@ -159,9 +162,9 @@ def _init(
         raise ValueError(f"{path}: its checkpoints are gone; --noresume starts again")
     if stored:
         log(f"no checkpoint in {path} yet: starting at the beginning")
-    state = create_state(settings, total_steps)
+    state = create()
     if settings.init_from is not None:  # never read again by a run that is continued
-        params, config["init_sha256"] = pytorch.read_params(settings.init_from, log)
+        params, config["init_sha256"] = pytorch.read_params(settings.init_from, log, state.model)
         state = state.replace(params=jax.tree.map(jnp.array, params))
     return RunState(config, state, ZERO_TOTALS)
 

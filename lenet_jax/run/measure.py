@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from lenet_jax import data
 from lenet_jax.core import epoch, losses, metrics
-from lenet_jax.core.model import model_for
+from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.core.step import LossFn
 from lenet_jax.run import folder
 from lenet_jax.run.trained import TrainedRun
@@ -30,8 +30,23 @@ def load_data(
     """The data set `name`, or the run's own from where the run had it.
 
     Raises:
-      ValueError: it cannot be had.
+      ValueError: it cannot be had, or is none for the run's network.
     """
+    dataset = _load(run, name, data_dir, log)
+    theirs = LeNet(len(dataset.classes), dataset.train.images.shape[-1])
+    ours = model_for(run.params)
+    if theirs.in_channels != ours.in_channels or theirs.num_classes > ours.num_classes:
+        raise ValueError(
+            f"{dataset.name} from {dataset.source} has {sizes(theirs)}, and the network, {run}, "
+            f"{sizes(ours)}: --dataset and --data_dir name other images"
+        )
+    return dataset
+
+
+def _load(
+    run: TrainedRun, name: str | None, data_dir: str | None, log: Callable[[str], None]
+) -> data.Dataset:
+    """As `load_data`, whatever it is."""
     own = run.config["data"]["name"]
     # The run's folder may hold IDX files, which do not say which data set they belong to.
     kept = run.config["settings"]["data_dir"] if name in (None, own) else None
@@ -57,7 +72,7 @@ def measure_logits(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> dic
     """Every metric of logits [N, C] with labels [N]; the names are those of the JSON file."""
     log_probs = jax.nn.log_softmax(logits)
     probs = jnp.exp(log_probs)
-    confusion = metrics.confusion_matrix(jnp.argmax(logits, axis=-1), labels)  # [C, C]
+    confusion = metrics.confusion_matrix(jnp.argmax(logits, axis=-1), labels, logits.shape[-1])
     precision, recall = metrics.precision_recall(confusion)
     count, confidence, accuracy = metrics.reliability(probs, labels)  # [M] each
     return {
@@ -85,6 +100,7 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
         "dataset": dataset.name,
         "source": dataset.source,
         "test_images": len(labels),
+        "classes": run.classes,
         "loss_name": name,
         "note": _data_note(run, dataset),
     }

@@ -14,6 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
+MOST = 10  # classes whose probabilities are shown
+RGB = ("red", "green", "blue")
 FEW = 10  # images in a bin of the reliability diagram
 INK, BLUE, RED = "#22303c", "#2468b2", "#c8452f"
 COLOURS = (BLUE, "#e08a1e", "#2e8b6f", RED, "#7a55b0", "#6b7680")
@@ -69,24 +71,31 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
-def confusion(matrix: np.ndarray) -> Figure:
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """A confusion matrix [C, C] with its counts; darker cells hold a larger share of their row."""
-    figure = Figure((4.8, 4.6), layout="constrained")
+    side = max(4.6, 0.6 + 0.26 * len(classes))  # in inches
+    cell = 72 * (side - 0.6) / len(classes)  # in points
+    figure = Figure((side + 0.2, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # The root brings out the few mistakes beside the many hits.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            colour = "white" if shares[row, column] > 0.15 else INK
-            axes.text(column, row, f"{count:,}", ha="center", va="center", size=8, color=colour)
+            style = {"ha": "center", "va": "center"}
+            style["color"] = "white" if shares[row, column] > 0.15 else INK
+            style["size"] = min(8, 1.6 * cell / len(f"{count:,}"))
+            axes.text(column, row, f"{count:,}", **style)
     axes.set(
         xlabel="predicted label",
         ylabel="true label",
         xticks=range(len(matrix)),
         yticks=range(len(matrix)),
+        xticklabels=classes,
+        yticklabels=classes,
     )
     axes.tick_params(length=0)
+    axes.tick_params(axis="x", rotation=90 if max(map(len, classes)) > 3 else 0)
     axes.spines[:].set_visible(False)
     return figure
 
@@ -120,24 +129,36 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def filters(kernel: np.ndarray) -> Figure:
-    """The filters of a first layer, [k, k, 1, K], on one scale: red positive, blue negative."""
-    figure = Figure((10, 2.1), layout="constrained")
+    """The filters of a first layer, [k, k, channels, K], a row per channel.
+
+    All are on one scale: red positive, blue negative.
+    """
+    channels = kernel.shape[2]
+    figure = Figure((10, 0.55 + 1.55 * channels), layout="constrained")
     bound = np.abs(kernel).max()
-    row = figure.subplots(1, kernel.shape[-1])
-    for i, axes in enumerate(row):
-        shown = axes.imshow(kernel[:, :, 0, i], cmap="RdBu_r", vmin=-bound, vmax=bound)
-        _bare(axes, f"filter {i + 1}")
-    figure.colorbar(shown, ax=row, fraction=0.02, pad=0.01).outline.set_visible(False)
+    grid = figure.subplots(channels, kernel.shape[-1], squeeze=False)
+    for (channel, i), axes in np.ndenumerate(grid):
+        shown = axes.imshow(kernel[:, :, channel, i], cmap="RdBu_r", vmin=-bound, vmax=bound)
+        _bare(axes, f"filter {i + 1}" if channel == 0 else "")
+        if channels == len(RGB):
+            axes.set_ylabel(RGB[channel] if i == 0 else "")
+    figure.colorbar(shown, ax=grid, fraction=0.02, pad=0.01).outline.set_visible(False)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
-def layers(image: np.ndarray, activations: Mapping[str, np.ndarray], probs: np.ndarray) -> Figure:
-    """An image [H, W] on its way through the network, from left to right.
+def layers(
+    image: np.ndarray,
+    activations: Mapping[str, np.ndarray],
+    probs: np.ndarray,
+    classes: Sequence[str],
+) -> Figure:
+    """An image [H, W], or in colour [H, W, 3], on its way through the network, left to right.
 
     Args:
       activations: the layers' outputs, [h, w, K] or [K].
       probs: [C].
+      classes: their names; the most probable are shown.
     """
     shown = {"input": image} | {
         name: _montage(array) if array.ndim == 3 else array.reshape(-1, 6)
@@ -151,33 +172,45 @@ def layers(image: np.ndarray, activations: Mapping[str, np.ndarray], probs: np.n
         shape = activations.get(name, image).shape
         axes.imshow(array, cmap="magma" if name in activations else "gray", vmin=0)
         _bare(axes, f"{name}\n{' x '.join(map(str, shape))}")
-    classes = np.arange(len(probs))
-    best = classes == probs.argmax()
-    last.barh(classes, probs, color=np.where(best, BLUE, "#9db4cc"))
-    last.set(xlim=(0, 1), yticks=classes, title="output\nprobabilities")
+    most = np.sort(np.argsort(probs)[-MOST:])
+    best = most == probs.argmax()
+    last.barh(range(len(most)), probs[most], color=np.where(best, BLUE, "#9db4cc"))
+    labels = [classes[i] for i in most]
+    last.set(xlim=(0, 1), yticks=range(len(most)), yticklabels=labels)
+    last.set_title("output\nprobabilities" if len(most) == len(probs) else "output\nmost probable")
     last.invert_yaxis()
     last.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
-def mistakes(images: np.ndarray, labels: np.ndarray, probs: np.ndarray, columns: int = 8) -> Figure:
-    """Images [N, H, W] with their predicted labels, which are not their true labels [N].
+def mistakes(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probs: np.ndarray,
+    classes: Sequence[str],
+    columns: int = 8,
+) -> Figure:
+    """Images [N, H, W] or [N, H, W, 3] with predicted labels that are not the true labels [N].
 
     Args:
       probs: [N, C].
+      classes: their names.
     """
     rows = max(1, -(-len(images) // columns))
     figure = Figure((10, 1.75 * rows), layout="constrained")
+    width = 1.45 * 72 * 10 / columns  # of an image, in bold letters of 1 point
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(images) :]:
         axes.set_axis_off()
     for axes, image, label, prob in zip(grid, images, labels, probs, strict=False):
         axes.imshow(image, cmap="gray")
         predicted = prob.argmax()
-        _bare(axes, f"{predicted}  {prob[predicted]:.1%}")
-        axes.title.set_color(RED)
-        axes.set_xlabel(f"true {label}  {prob[label]:.1%}", size=9)
+        above, below = f"{classes[predicted]}  {prob[predicted]:.1%}", f"true {classes[label]}"
+        below += f"  {prob[label]:.1%}"
+        _bare(axes, above)
+        axes.title.set(color=RED, size=min(10, width / len(above)))
+        axes.set_xlabel(below, size=min(9, width / len(below)))
     return figure
 
 

@@ -22,6 +22,7 @@ from lenet_jax.core.split import Split
 from lenet_jax.files import add_path_to_oserror, atomic_write
 
 MAX_MISTAKES = 32
+MAX_NARROW = 15  # classes whose confusion matrix leaves room for a figure beside it
 
 Records = Sequence[Mapping[str, Any]]  # one object per epoch, as in metrics.jsonl
 
@@ -65,17 +66,19 @@ def draw(
     """
     from lenet_jax.viz import figures
 
-    images, labels = np.asarray(split.images)[..., 0], np.asarray(split.labels)
+    images, labels = np.asarray(split.images), np.asarray(split.labels)
+    images = images[..., 0] if images.shape[-1] == 1 else images
+    classes = result["classes"]
     probs = np.asarray(jax.nn.softmax(logits))
     worst = worst_mistakes(probs, labels)
     bins = (np.array(result["reliability"][key]) for key in ("count", "confidence", "accuracy"))
     drawn = {
         "curves": figures.curves(records),
-        "confusion": figures.confusion(np.array(result["confusion_matrix"])),
+        "confusion": figures.confusion(np.array(result["confusion_matrix"]), classes),
         "calibration": figures.calibration(*bins),
         "filters": figures.filters(np.asarray(params["conv1"]["kernel"])),
-        "layers": figures.layers(images[0], activations(params, split), probs[0]),
-        "mistakes": figures.mistakes(images[worst], labels[worst], probs[worst]),
+        "layers": figures.layers(images[0], activations(params, split), probs[0], classes),
+        "mistakes": figures.mistakes(images[worst], labels[worst], probs[worst], classes),
     }
     return {name: _png(figure) for name, figure in drawn.items()}
 
@@ -84,7 +87,7 @@ def render(
     figures: Mapping[str, bytes],
     result: Mapping[str, Any],
     *,
-    first_label: int,
+    first_label: str,
     paths: Sequence[str],
     epochs: int | None,
     config: Mapping[str, Any],
@@ -95,7 +98,7 @@ def render(
     Args:
       figures: from `draw`.
       result: what `run.measure.measure_run` returns.
-      first_label: of the first test image.
+      first_label: of the first test image, by its name.
       paths: of the runs' folders. epochs: of the first run. config: as in its config.json.
       compared: from `comparison`, if there are several runs.
     """
@@ -116,6 +119,7 @@ def render(
         **{name: base64.b64encode(png).decode() for name, png in figures.items()},
         settings="".join(_section(name, values) for name, values in parts.items()),
         compared=compared,
+        confusion_class="wide" if len(confusion) > MAX_NARROW else "",
     )
 
 
@@ -173,4 +177,6 @@ def _row(tag: str, cells: Iterable[Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return "-" if value is None else escape(str(value))

@@ -1,5 +1,7 @@
 """Judged by scikit-learn and by NumPy in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,9 +61,9 @@ def test_the_confusion_matrix_is_scikit_learns_and_adds_up(size):
     probabilities, labels = drawn(size)
     predicted = probabilities.argmax(1)
     expected = judge.confusion_matrix(labels, predicted, labels=range(10))
-    whole = metrics.confusion_matrix(jnp.asarray(predicted), jnp.asarray(labels))
+    whole = metrics.confusion_matrix(jnp.asarray(predicted), jnp.asarray(labels), 10)
     parts = [
-        metrics.confusion_matrix(jnp.asarray(predicted[part]), jnp.asarray(labels[part]))
+        metrics.confusion_matrix(jnp.asarray(predicted[part]), jnp.asarray(labels[part]), 10)
         for part in (slice(0, size // 3), slice(size // 3, size))
     ]
     np.testing.assert_array_equal(whole, expected)
@@ -76,7 +78,7 @@ def test_precision_and_recall_are_scikit_learns_with_nan_for_nothing(size):
     expected = judge.precision_recall_fscore_support(
         labels, predicted, labels=range(10), zero_division=np.nan
     )
-    confusion = metrics.confusion_matrix(jnp.asarray(predicted), jnp.asarray(labels))
+    confusion = metrics.confusion_matrix(jnp.asarray(predicted), jnp.asarray(labels), 10)
     for got, share in zip(metrics.precision_recall(confusion), expected, strict=False):
         np.testing.assert_allclose(got, share, rtol=EPS)
 
@@ -114,14 +116,15 @@ def test_all_measure_many_networks_at_once():
     probabilities = jnp.stack([jnp.asarray(case[0][:200]) for case in cases])  # [3, 200, 10]
     labels = jnp.asarray(cases[0][1][:200])
     predicted = probabilities.argmax(-1)
-    confusions = jax.vmap(metrics.confusion_matrix, (0, None))(predicted, labels)
+    confusion_matrix = partial(metrics.confusion_matrix, num_classes=10)
+    confusions = jax.vmap(confusion_matrix, (0, None))(predicted, labels)
     measures = {
         "likelihood": (
             metrics.negative_log_likelihood,
             (jnp.log(probabilities), labels),
             (0, None),
         ),
-        "confusion": (metrics.confusion_matrix, (predicted, labels), (0, None)),
+        "confusion": (confusion_matrix, (predicted, labels), (0, None)),
         "precision": (metrics.precision_recall, (confusions,), (0,)),
         "reliability": (metrics.reliability, (probabilities, labels), (0, None)),
         "calibration": (metrics.calibration_error, (probabilities, labels), (0, None)),

@@ -1,36 +1,47 @@
 """The ONNX model, run by what it was made for, without this package."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lenet_jax.core.epoch import predict
-from lenet_jax.core.model import LeNet
+from lenet_jax.core.model import LeNet, model_for
 from lenet_jax.core.split import Split
 from lenet_jax.interop import onnx_model
 
 pytest.importorskip("onnx", reason="the package onnx is not installed")
 
-NORMALIZATION = {"mean": 0.1307, "std": 0.3081}
 SIZES = (1, 3, 70)
-PIXELS = np.random.default_rng(0).integers(0, 256, (max(SIZES), 32, 32, 1)).astype(np.uint8)
+MODELS = {  # with what normalises their images
+    "digits": (LeNet(), {"mean": 0.1307, "std": 0.3081}),
+    "letters in colour": (LeNet(26, 3), {"mean": (0.49, 0.48, 0.44), "std": (0.2, 0.25, 0.3)}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+def case(request):
+    """Parameters, pixels, what normalises them, and the names of the classes."""
+    model, normalization = request.param
+    shape = (max(SIZES), 32, 32, model.in_channels)
+    params = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, *shape[1:])))["params"]
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    return params, pixels, normalization, [f"class {i}" for i in range(model.num_classes)]
 
 
 @pytest.fixture(scope="module")
-def params():
-    return jax.jit(LeNet().init)(jax.random.key(3), jnp.zeros((1, 32, 32, 1)))["params"]
+def content(case) -> bytes:
+    params, _, normalization, classes = case
+    return onnx_model.to_onnx(params, **normalization, classes=classes)
 
 
 @pytest.fixture(scope="module")
-def content(params) -> bytes:
-    return onnx_model.to_onnx(params, **NORMALIZATION)
-
-
-@pytest.fixture(scope="module")
-def wanted(params) -> np.ndarray:
-    """Logits [70, 10]."""
-    return np.asarray(predict(LeNet(), params, Split(PIXELS, None, **NORMALIZATION)))
+def wanted(case) -> np.ndarray:
+    """Logits [70, C]."""
+    params, pixels, normalization, _ = case
+    return np.asarray(predict(model_for(params), params, Split(pixels, None, **normalization)))
 
 
 def assert_equal_up_to_rounding(logits: np.ndarray, wanted: np.ndarray) -> None:
@@ -41,20 +52,25 @@ def assert_equal_up_to_rounding(logits: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_gives_our_logits_at_any_batch_size(content, wanted, size):
+def test_it_gives_our_logits_at_any_batch_size(case, content, wanted, size):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"pixels": PIXELS[:size]})
+    (logits,) = session.run(["logits"], {"pixels": case[1][:size]})
     assert_equal_up_to_rounding(logits, wanted[:size])
+    (classes,) = session.get_modelmeta().custom_metadata_map.values()
+    assert json.loads(classes) == case[3]
 
 
-def test_it_means_the_same_to_its_reference_implementation(content, wanted):
+def test_it_means_the_same_to_its_reference_implementation(case, content, wanted):
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    (logits,) = ReferenceEvaluator(onnx.load_from_string(content)).run(None, {"pixels": PIXELS[:3]})
+    (logits,) = ReferenceEvaluator(onnx.load_from_string(content)).run(
+        None, {"pixels": case[1][:3]}
+    )
     assert_equal_up_to_rounding(logits, wanted[:3])
 
 
-def test_the_same_run_gives_the_same_bytes(params, content):
-    assert onnx_model.to_onnx(params, **NORMALIZATION) == content
+def test_the_same_run_gives_the_same_bytes(case, content):
+    params, _, normalization, classes = case
+    assert onnx_model.to_onnx(params, **normalization, classes=classes) == content

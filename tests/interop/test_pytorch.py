@@ -15,7 +15,7 @@ from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import create_train_state
 from lenet_jax.interop.pytorch import (
     from_state_dict,
-    read_normalization,
+    read_metadata,
     read_params,
     to_safetensors,
     to_state_dict,
@@ -93,7 +93,7 @@ def test_a_file_that_pytorch_saved_is_read_to_the_bit(name, save, tmp_path):
 
 def test_a_file_that_we_wrote_is_read_to_the_bit(tmp_path):
     params = params_of(make_net(4))
-    (tmp_path / "a.safetensors").write_bytes(to_safetensors(params, 0.1307, 0.3081))
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(params, 0.1307, 0.3081, DIGITS.classes))
     jax.tree.map(np.testing.assert_array_equal, read_params(tmp_path / "a.safetensors")[0], params)
 
 
@@ -230,15 +230,22 @@ def test_parameters_in_bfloat16_go_to_pytorch_as_float32():
         torch.testing.assert_close(state[key], value.bfloat16().float(), rtol=0, atol=0)
 
 
-def test_only_a_file_of_ours_says_how_its_pixels_were_normalised(tmp_path):
-    params = params_of(make_net(4))
-    (tmp_path / "a.safetensors").write_bytes(to_safetensors(params, 0.25, 0.5))
+def test_only_a_file_of_ours_says_how_its_pixels_were_normalised_and_names_its_classes(tmp_path):
+    params, classes = params_of(make_net(4)), ("é", "<b>")
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(params, 0.25, 0.5, classes))
+    colours = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0), "classes": classes}
+    (tmp_path / "e.safetensors").write_bytes(to_safetensors(params, **colours))
+    (tmp_path / "f.safetensors").write_bytes(to_safetensors(params, (0.1, 0.2), (0.1,), classes))
     save_file(make_net(4).state_dict(), tmp_path / "b.safetensors")
     torch.save(make_net(4).state_dict(), tmp_path / "c.pt")
-    (tmp_path / "d.safetensors").write_bytes(to_safetensors(params, float("nan"), 0.5))
-    assert read_normalization(tmp_path / "a.safetensors") == {"mean": 0.25, "std": 0.5}
-    for name in ("b.safetensors", "c.pt", "d.safetensors"):
-        assert read_normalization(tmp_path / name) is None
+    (tmp_path / "d.safetensors").write_bytes(to_safetensors(params, float("nan"), 0.5, classes))
+    ours = read_metadata(tmp_path / "a.safetensors")
+    assert ours == {"mean": 0.25, "std": 0.5, "classes": classes}
+    assert read_metadata(tmp_path / "e.safetensors") == colours
+    for name in ("d.safetensors", "f.safetensors"):
+        assert read_metadata(tmp_path / name) == {"classes": classes}
+    for name in ("b.safetensors", "c.pt"):
+        assert read_metadata(tmp_path / name) == {}
 
 
 # --- a run that begins from a file: --init_from ---
@@ -271,7 +278,11 @@ def test_a_run_starts_at_the_files_parameters_and_says_which_they_were(begun_fro
     digest = hashlib.sha256((tmp_path / "net.safetensors").read_bytes()).hexdigest()
     assert config["init_sha256"] == digest
     assert config["settings"]["init_from"] == begun_from.init_from
-    assert begun_from.init_from in train.header(begun_from, DIGITS)
+    header = train.header(begun_from, DIGITS, run.state)
+    assert (
+        f"10 classes and 1 channel, 61,706 parameters, initialised from {begun_from.init_from}"
+        in header
+    )
 
 
 def test_it_goes_on_without_the_file_to_the_same_bits(begun_from, tmp_path):

@@ -52,3 +52,12 @@ def test_it_is_for_every_platform_and_takes_nothing_but_pixels(params):
     assert exported.platforms == stablehlo.PLATFORMS
     (pixels,) = exported.in_avals
     assert (str(pixels.shape), pixels.dtype) == ("(batch, 32, 32, 1)", np.uint8)
+
+
+def test_it_normalises_each_channel_of_a_colour_image():
+    model, mean, std = LeNet(26, 3), (0.49, 0.48, 0.44), (0.2, 0.25, 0.3)
+    params = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))["params"]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    exported = jax.export.deserialize(bytearray(stablehlo.to_stablehlo(params, mean, std)))
+    wanted = model.apply({"params": params}, np.float32((pixels / 255 - mean) / std))
+    np.testing.assert_allclose(exported.call(pixels), wanted, rtol=0, atol=1e-5)

@@ -37,7 +37,9 @@ def train(split: data.Split, epochs: int) -> dict:
 
 def page_of(params: dict, dataset: data.Dataset, about: str = "A LeNet.") -> str:
     mean, std = dataset.train.mean, dataset.train.std
-    return web.page(params, mean=mean, std=std, dataset=dataset.name, about=about).decode()
+    return web.page(
+        params, mean=mean, std=std, classes=dataset.classes, dataset=dataset.name, about=about
+    ).decode()
 
 
 DIGITS = data.load("digits")
@@ -141,7 +143,7 @@ def test_it_loads_nothing_and_complains_of_nothing(on_digits):
 
 def answer(window: browser.Browser) -> str:
     window.settle()
-    return window.evaluate("find('#digit').textContent")
+    return window.evaluate("find('#class').textContent")
 
 
 def strokes_of(digit: int, form: str) -> list[list[Point]]:
@@ -254,7 +256,7 @@ def shown(window: browser.Browser) -> dict[str, list]:
     """What can be seen: the answer, the ten bars, and the pixels of each picture."""
     window.settle()
     return {
-        "digit": window.evaluate("find('#digit').textContent"),
+        "digit": window.evaluate("find('#class').textContent"),
         "bars": window.evaluate("bars.map((bar) => Number(bar.style.getPropertyValue('--p')))"),
         "pictures": window.evaluate(
             "[...document.querySelectorAll('canvas')].map((canvas) => canvas.toDataURL())"

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lenet_jax import data, sweep
+from lenet_jax import LeNet, data, sweep
 from lenet_jax.run import cluster, grid
 
 DIGITS = data.load("digits")
@@ -110,8 +110,8 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(dask, alone, tmp_path):
 
 
 def test_a_sweep_goes_from_here_to_a_cluster_and_back(dask, alone, tmp_path):
-    def interrupted(settings, slices, split, log_updates):
-        yield from grid.train_here(settings, slices[:2], split, log_updates)
+    def interrupted(settings, slices, *args):
+        yield from grid.train_here(settings, slices[:2], *args)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_a_sweep_goes_from_here_to_a_cluster_and_back(dask, alone, tmp_path):
 def test_a_slice_that_fails_everywhere_is_given_up_and_the_others_go_on(dask):
     lines, updates, bad = [], [], grid.Slice("sdg", ((0.1, 0),))
     with cluster.connect(dask.scheduler, None, lines.append) as train_slices:
-        trained = train_slices(SETTINGS, [bad, SLICES[0]], DIGITS.train, updates.append)
+        trained = train_slices(SETTINGS, [bad, SLICES[0]], LeNet(), DIGITS.train, updates.append)
         assert next(trained)[0] == SLICES[0]
         with pytest.raises(cluster.ClusterError, match="1 of 2 slices were given up"):
             list(trained)
@@ -150,7 +150,7 @@ def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):
             time.sleep(0.05)
         words = rf"{other} has other versions .*numpy from {np.__version__} to 1.2.3"
         with pytest.raises(ValueError, match=words):
-            list(train_slices(SETTINGS, SLICES, DIGITS.train, lambda updates: None))
+            list(train_slices(SETTINGS, SLICES, LeNet(), DIGITS.train, lambda updates: None))
     dask.kill(other)
 
 

@@ -65,9 +65,9 @@ def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):
     path, settings, records = swept
     trained, train_slice = [], grid.train_slice
 
-    def counted(settings, part, dataset, log_updates):
+    def counted(settings, part, *args):
         trained.append(part.optimizer)
-        return train_slice(settings, part, dataset, log_updates)
+        return train_slice(settings, part, *args)
 
     monkeypatch.setattr(grid, "train_slice", counted)
     assert grid.run(settings, digits, path) == records

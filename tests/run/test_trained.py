@@ -19,7 +19,7 @@ from lenet_jax.run.settings import Settings
 def test_a_run_is_its_latest_checkpoint_with_what_it_says_of_itself(tiny_run):
     run = trained.load(tiny_run)
     latest = checkpoint.steps(tiny_run / folder.CHECKPOINTS)[-1]
-    like = {"params": run.params}
+    like = lambda note: {"params": run.params}
     stored = checkpoint.restore(tiny_run / folder.CHECKPOINTS, latest, like).tree["params"]
     assert run.step == latest
     np.testing.assert_array_equal(run.params["fc3"]["bias"], stored["fc3"]["bias"])
@@ -120,7 +120,7 @@ def test_the_commands_that_use_a_run_keep_their_compiled_functions(command, rest
 def ours(tiny_run, tmp_path) -> Path:
     """The tiny run's parameters as `export` writes them."""
     run, file = trained.load(tiny_run), tmp_path / "lenet.safetensors"
-    file.write_bytes(pytorch.to_safetensors(run.params, **run.normalization))
+    file.write_bytes(pytorch.to_safetensors(run.params, **run.normalization, classes=run.classes))
     return file
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_lin
     assert "unwrapped the prefix module." in lines[0]
     assert "kmnist's way, mean 0.1918 and std 0.3483" in lines[1]
     assert network(theirs, lines.append).config["data"]["name"] == "mnist"
-    found = network(theirs, lines.append, mean=0.0, std=1.0)
+    found = network(theirs, lines.append, mean="0", std="1")
     assert found.normalization == {"mean": 0.0, "std": 1.0}
     assert len(lines) == 5
 
@@ -161,9 +161,11 @@ def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_lin
     [
         ({"workdir": "a", "init_from": "b.pt"}, "--init_from and --workdir are two networks"),
         ({"workdir": "a", "dataset": "mnist"}, "--dataset goes with --init_from"),
-        ({"workdir": "a", "mean": 0.0, "std": 1.0}, "--mean goes with --init_from"),
-        ({"init_from": "b.pt", "mean": 0.5}, "--mean and --std go together"),
-        ({"init_from": "b.pt", "mean": 0.5, "std": 0.0}, "--mean=0.5 and --std=0.0: must be"),
+        ({"workdir": "a", "mean": "0", "std": "1"}, "--mean goes with --init_from"),
+        ({"init_from": "b.pt", "mean": "0.5"}, "--mean and --std go together"),
+        ({"init_from": "b.pt", "mean": "0.5", "std": "0"}, "--mean=0.5 and --std=0: must be"),
+        ({"init_from": "b.pt", "mean": "0.5,1", "std": "1"}, "--mean=0.5,1 and --std=1: must be"),
+        ({"init_from": "b.pt", "mean": "a", "std": "1"}, "--mean=a and --std=1: must be"),
         ({"init_from": "b.pt", "dataset": "minst"}, "--dataset=minst: choose one of"),
     ],
 )

@@ -20,21 +20,27 @@ RECORDS = [
     for i in (1, 2, 3)
 ]
 RNG = np.random.default_rng(0)
+DIGITS = tuple("0123456789")
 PROBS = RNG.dirichlet(np.ones(10), 11)
 FIGURES = {  # each with the smallest and an ordinary case
     "curves": lambda: figures.curves({"a": RECORDS, "b": RECORDS[:1]}),
     "curves of nothing": lambda: figures.curves({"": []}),
-    "confusion": lambda: figures.confusion(RNG.integers(0, 2000, (10, 10))),
-    "confusion of nothing": lambda: figures.confusion(np.zeros((10, 10), int)),
+    "confusion": lambda: figures.confusion(RNG.integers(0, 2000, (10, 10)), DIGITS),
+    "confusion of nothing": lambda: figures.confusion(np.zeros((10, 10), int), DIGITS),
     "calibration": lambda: figures.calibration(np.array([0, 3, 50]), PROBS[0, :3], PROBS[1, :3]),
     "calibration of nothing": lambda: figures.calibration(*np.zeros((3, 15))),
     "filters": lambda: figures.filters(RNG.normal(size=(5, 5, 1, 6))),
     "layers": lambda: figures.layers(
-        RNG.random((32, 32)), {"conv": RNG.random((5, 5, 16)), "fc": RNG.random(84)}, PROBS[0]
+        RNG.random((32, 32)),
+        {"conv": RNG.random((5, 5, 16)), "fc": RNG.random(84)},
+        PROBS[0],
+        DIGITS,
     ),
-    "mistakes": lambda: figures.mistakes(RNG.random((11, 32, 32)), np.arange(11) % 10, PROBS),
+    "mistakes": lambda: figures.mistakes(
+        RNG.random((11, 32, 32)), np.arange(11) % 10, PROBS, DIGITS
+    ),
     "no mistakes": lambda: figures.mistakes(
-        np.zeros((0, 32, 32)), np.zeros(0, int), np.zeros((0, 10))
+        np.zeros((0, 32, 32)), np.zeros(0, int), np.zeros((0, 10)), DIGITS
     ),
 }
 
@@ -69,7 +75,7 @@ def test_one_runs_lines_are_named_by_their_split_alone():
 def test_the_counts_are_written_where_they_are_not_zero():
     matrix = np.diag([5, 0, 1200])
     matrix[0, 2] = 7
-    (axes,) = figures.confusion(matrix).axes
+    (axes,) = figures.confusion(matrix, ("a", "b", "c")).axes
     written = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
     assert written == {(0, 0): "5", (0, 2): "7", (2, 2): "1,200"}
 
@@ -92,7 +98,7 @@ def test_filters_share_a_scale_with_zero_in_its_middle():
 
 def test_every_map_is_in_its_place():
     maps = np.arange(6.0)[None, None, :] * np.ones((2, 3, 1))
-    figure = figures.layers(np.zeros((32, 32)), {"conv": maps}, PROBS[0])
+    figure = figures.layers(np.zeros((32, 32)), {"conv": maps}, PROBS[0], DIGITS)
     drawn = np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)
     assert drawn.shape == (5, 11)  # 2 rows of 3 maps, a line apart
     np.testing.assert_array_equal(drawn[0], [0, 0, 0, np.nan, 1, 1, 1, np.nan, 2, 2, 2])
@@ -101,5 +107,5 @@ def test_every_map_is_in_its_place():
 
 def test_a_mistake_says_what_was_predicted_and_what_is_true():
     probs = np.array([[0.1, 0.7, 0.2] + [0] * 7])
-    axes = figures.mistakes(np.zeros((1, 32, 32)), np.array([2]), probs).axes[0]
+    axes = figures.mistakes(np.zeros((1, 32, 32)), np.array([2]), probs, DIGITS).axes[0]
     assert (axes.get_title(), axes.get_xlabel()) == ("1  70.0%", "true 2  20.0%")

@@ -55,7 +55,7 @@ def test_the_worst_mistakes_are_those_that_gave_the_true_label_least():
 
 
 def render(**changes) -> str:
-    given = {"first_label": 7, "paths": ["x"], "epochs": None, "config": {}, "compared": ""}
+    given = {"first_label": "7", "paths": ["x"], "epochs": None, "config": {}, "compared": ""}
     figures = {name: name.encode() for name in FIGURES}
     return page.render(figures, RESULT, **given | changes)
 
