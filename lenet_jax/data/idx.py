@@ -36,7 +36,10 @@ _CHUNK = 1 << 21
 
 
 class RawSplits(NamedTuple):
-    """A data set as its files hold it: images uint8 [N, side, side], labels uint8 [N]."""
+    """A data set as its files hold it: images uint8 [N, side, side] or, of colour, with 3 more.
+
+    Labels are uint8 [N], from 0 on.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -170,13 +173,19 @@ def find_folder(folders: Iterable[Path], parts: Sequence[str] = ("",)) -> tuple[
     return None
 
 
-def load_folder(folder: Path, part: str = "") -> RawSplits:
+def emnist_names(part: str) -> list[str]:
+    """Of the four files of a part of EMNIST, as NIST names them."""
+    return [f"emnist-{part}-{stem.replace('t10k', 'test')}" for stem in FILES.values()]
+
+
+def load_folder(folder: Path, part: str = "", labels: range | None = None) -> RawSplits:
     """Reads the four files of a data set and checks that they belong together.
 
     Args:
       folder: holds the files named in `FILES`, or with the other names that people have, plain or
         with `.gz` after the name, each perhaps in a folder of its own name.
       part: of EMNIST, whose images are stored transposed and come back upright.
+      labels: that are allowed, of which EMNIST's come back counted from 0; None for any.
 
     Raises:
       ValueError: a file is missing or damaged, or does not match the others; the message names it.
@@ -190,30 +199,44 @@ def load_folder(folder: Path, part: str = "") -> RawSplits:
         if (array.ndim == 3) != field.endswith("images"):
             held = "labels" if field.endswith("images") else "images"
             raise ValueError(f"{paths[field]}: holds {held}; are two files swapped?")
-        if part and array.ndim == 3:
-            arrays[field] = np.ascontiguousarray(array.transpose(0, 2, 1))
     splits = RawSplits(**arrays)
-    check_splits(splits, paths)
-    return splits
+    check_splits(splits, paths, labels)
+    return from_emnist(splits, labels) if part else splits
 
 
-def check_splits(splits: RawSplits, origin: dict[str, Path]) -> None:
-    """Raises ValueError, naming the file in `origin`, unless the four arrays make a data set."""
+def from_emnist(splits: RawSplits, labels: range | None) -> RawSplits:
+    """Images upright, which EMNIST has transposed, and 0 for the first of `labels`."""
+    first = np.uint8(labels.start if labels else 0)
+    upright = lambda images: np.ascontiguousarray(images.transpose(0, 2, 1))
+    return RawSplits(
+        upright(splits.train_images),
+        splits.train_labels - first,
+        upright(splits.test_images),
+        splits.test_labels - first,
+    )
+
+
+def check_splits(splits: RawSplits, origin: dict[str, Path], labels: range | None) -> None:
+    """Raises ValueError, naming the file in `origin`, unless the four arrays make a data set.
+
+    Labels must be in the range, if one is given.
+    """
     for split in ("train", "test"):
-        images, labels = (getattr(splits, f"{split}_{part}") for part in ("images", "labels"))
+        images, found = (getattr(splits, f"{split}_{part}") for part in ("images", "labels"))
         images_path, labels_path = origin[f"{split}_images"], origin[f"{split}_labels"]
-        if images.shape[1:] not in [(side, side) for side in SIZES]:
+        if images.shape[1:] not in [(side, side, *c) for side in SIZES for c in ((), (3,))]:
             size = "x".join(map(str, images.shape[1:]))
             raise ValueError(f"{images_path}: images are {size}; 28x28 or 32x32 are needed")
-        if len(images) != len(labels):
+        if len(images) != len(found):
             raise ValueError(
                 f"{images_path}: holds {len(images)} images, but {labels_path} holds "
-                f"{len(labels)} labels"
+                f"{len(found)} labels"
             )
-        if labels.max() > 9:
-            at = int(np.argmax(labels > 9))
+        if labels and (found.min() < labels[0] or found.max() > labels[-1]):
+            at = int(np.argmax((found < labels[0]) | (found > labels[-1])))
             raise ValueError(
-                f"{labels_path}: label {labels[at]} at position {at}; labels are 0 to 9"
+                f"{labels_path}: label {found[at]} at position {at}; labels are {labels[0]} to "
+                f"{labels[-1]}"
             )
     if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
         raise ValueError(

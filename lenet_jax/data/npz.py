@@ -35,7 +35,7 @@ def load(found: Mapping[str, tuple[Path, str]]) -> RawSplits:
       ValueError: a file is damaged, or its arrays are not images or labels; the message names it.
     """
     splits = RawSplits(**{part: _read(path, key, part) for part, (path, key) in found.items()})
-    idx.check_splits(splits, {part: path for part, (path, _) in found.items()})
+    idx.check_splits(splits, {part: path for part, (path, _) in found.items()}, None)
     return splits
 
 

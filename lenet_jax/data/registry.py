@@ -1,8 +1,9 @@
 """What is known of each data set, in one place."""
 
 import dataclasses
+import string
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lenet_jax.data.idx import FILES
 
@@ -16,25 +17,61 @@ class Checksum(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """Where a data set comes from, what it shows, and how that lies in the 32x32 pixels."""
+    """Where a data set comes from, what it shows, and how that lies in the 32x32 pixels.
 
-    classes: tuple[str, ...]  # the names of labels 0 to 9
+    Numbers of pixels are for each channel if there are several.
+    """
+
+    classes: tuple[str, ...]  # the names of the labels from 0 on
     box: int  # the side of the square that is filled, in pixels
     pen: float  # the width of a stroke that gives drawings as much white as the images' mean
-    mean: float  # of the training pixels in 0..1, to the four decimals that people normalise with
-    std: float
+    # Of the training pixels in 0..1, to the four decimals that people normalise with.
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
     by_mass: bool = False  # the middle is the centre of mass, not that of the box
     default_epochs: int = 5
+    augment: str = "elastic"  # which of `lenet_jax.core.augment.STANDARDS` suits it
     tfds_class: str = ""  # in tensorflow_datasets.image_classification and torchvision.datasets
-    idx_parts: tuple[str, ...] = ("",)  # which of EMNIST's IDX files are its own; "" is no EMNIST
-    url: str = ""  # of the folder with the four files; tensorflow-datasets' own
+    tfds_config: str = ""  # of that class
+    # Which of EMNIST's IDX files are its own; "" is no EMNIST. None of them: CIFAR-10's files.
+    idx_parts: tuple[str, ...] = ("",)
+    first_label: int = 0  # in EMNIST's files, for the first of the classes
+    url: str = ""  # of the folder with the files; tensorflow-datasets' own
     files: Mapping[str, Checksum] = dataclasses.field(default_factory=dict)  # by name
+
+    @property
+    def labels(self) -> range:
+        """In the files that are published, for the classes."""
+        return range(self.first_label, self.first_label + len(self.classes))
 
 
 def _files(*checksums: tuple[int, str]) -> dict[str, Checksum]:
     """Of the gzipped IDX files, in the order of `FILES`."""
     names = (f"{stem}.gz" for stem in FILES.values())
     return {name: Checksum(*known) for name, known in zip(names, checksums, strict=True)}
+
+
+def _emnist(part: str, classes: str, mean: float, std: float, **others: Any) -> DatasetInfo:
+    """A part of EMNIST: 24x24 in the middle of 28x28, so that a stroke is wider than MNIST's.
+
+    One archive holds them all. tensorflow-datasets takes only the first 88,800 of the 124,800
+    letters to train on and 14,800 of the 20,800 to test on, the numbers in the paper
+    (https://arxiv.org/abs/1702.05373).
+    """
+    checksum = "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"
+    return DatasetInfo(
+        classes=tuple(classes),
+        box=24,
+        pen=2.7,
+        mean=mean,
+        std=std,
+        tfds_class="EMNIST",
+        tfds_config=part,
+        idx_parts=(part,),
+        url="https://biometrics.nist.gov/cs_links/EMNIST/",
+        files={"gzip.zip": Checksum(561753746, checksum)},
+        **others,
+    )
 
 
 DIGITS = tuple("0123456789")
@@ -88,6 +125,34 @@ INFO = {
             (3041136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"),
             (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
         ),
+    ),
+    "emnist_letters": _emnist(
+        "letters", string.ascii_uppercase, 0.1722, 0.3309, first_label=1
+    ),  # of both cases, which are one class
+    # The paper merges the lower-case letters that look like their capitals into those.
+    "emnist_balanced": _emnist(
+        "balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332
+    ),
+    "emnist_digits": _emnist("digits", string.digits, 0.1733, 0.3316),
+    "cifar10": DatasetInfo(
+        classes=(
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+        box=32,
+        pen=3,  # nobody draws photographs
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        default_epochs=10,
+        augment="shift_and_flip",
+        tfds_class="Cifar10",
+        idx_parts=(),
+        url="https://www.cs.toronto.edu/~kriz/",
+        files={
+            "cifar-10-binary.tar.gz": Checksum(
+                170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+            )
+        },
     ),
     "digits": DatasetInfo(
         classes=DIGITS, box=32, pen=4.5, mean=0.3057, std=0.3238, default_epochs=30

@@ -1,13 +1,14 @@
-"""MNIST, Fashion-MNIST and KMNIST in tensorflow-datasets' folder, without TensorFlow.
+"""What can be downloaded, in tensorflow-datasets' folder, without TensorFlow.
 
-A copy that tensorflow-datasets prepared is read as it is. If there is none, the four IDX files are
+A copy that tensorflow-datasets prepared is read as it is. If there is none, the files are
 downloaded and compared with its checksums: its own downloader knows no timeout, so that without a
 network it tries for minutes, and a server that stalls blocks it for ever.
 
 Decoding 70,000 PNG images takes 10 s, so either way the arrays are kept, as
-`<folder>/<name>/lenet_jax.npz`: the four arrays of `RawSplits`, in the order of the IDX files, so
+`<folder>/<name>/lenet_jax.npz`: the four arrays of `RawSplits`, in the order of the files, so
 that a run is the same wherever its data came from. If that file is damaged (zip checks a CRC-32)
-or deleted, it is written again from the prepared copy or the network.
+or deleted, it is written again from the prepared copy or the network. Of an archive that holds
+several data sets all are kept, so that it is downloaded once.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lenet_jax.data import idx
+from lenet_jax.data import archive, formats, idx
 from lenet_jax.data.idx import RawSplits
 from lenet_jax.data.registry import INFO
 from lenet_jax.files import atomic_write, expand_user
@@ -73,10 +74,18 @@ def load(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
     return _download(name, folder, log) if splits is None else splits
 
 
+def folder_of(name: str, folder: Path) -> Path:
+    """Where in its `folder` tensorflow-datasets has a data set."""
+    info = INFO[name]
+    return (
+        folder / info.tfds_class.lower() / info.tfds_config if info.tfds_config else folder / name
+    )
+
+
 def load_local(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits | None:
     """As `load`, but None instead of a download."""
-    cache = folder / name / _CACHE
-    if (splits := _read_cache(cache)) is not None:
+    cache = folder_of(name, folder) / _CACHE
+    if (splits := _read_cache(cache, name)) is not None:
         return splits
     if not _is_prepared(name, folder):
         return None
@@ -90,30 +99,33 @@ def load_local(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits
 
 
 def read_prepared(name: str, folder: Path) -> RawSplits:
-    """Reads tensorflow-datasets' prepared copy in `folder`, in the order of the IDX files.
+    """Reads tensorflow-datasets' prepared copy in `folder`, in the order of the files.
 
     Raises:
       ValueError: the copy is damaged.
     """
-    tfds = _import_tfds()
+    tfds, info = _import_tfds(), INFO[name]
     arrays = []
     with _quiet(
-        f"{folder / name}: the copy prepared by tensorflow-datasets cannot be read; remove it, or "
-        "give another --data_dir"
+        f"{folder_of(name, folder)}: the copy prepared by tensorflow-datasets cannot be read; "
+        "remove it, or give another --data_dir"
     ):
-        builder = _builder_class(tfds, name)(data_dir=folder)
+        builder = _builder(tfds, name, folder)
+        shape = builder.info.features["image"].shape
+        shape = shape[:2] if shape[2] == 1 else shape
         for split in ("train", "test"):
             examples = _read_examples(builder, split, {"image": tfds.decode.SkipDecoding()})
             order = _stored_order(split, builder.info.splits[split].num_examples)
-            images = np.empty((len(order), 28, 28), np.uint8)
+            images = np.empty((len(order), *shape), np.uint8)
             labels = np.empty(len(order), np.uint8)
             for i, example in zip(order, examples, strict=True):
                 images[i] = _decode_png(example["image"])
                 labels[i] = example["label"]
             arrays += [images, labels]
     splits = RawSplits(*arrays)
-    idx.check_splits(splits, dict.fromkeys(RawSplits._fields, folder / name))
-    return splits
+    origin = dict.fromkeys(RawSplits._fields, folder_of(name, folder))
+    idx.check_splits(splits, origin, info.labels)
+    return idx.from_emnist(splits, info.labels) if info.tfds_class == "EMNIST" else splits
 
 
 def _read_examples(builder: Any, split: str, decoders: dict[str, Any]) -> list[dict[str, Any]]:
@@ -148,10 +160,8 @@ def _stored_order(split: str, count: int) -> list[int]:
 
 
 def _download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
-    """Fetches the four IDX files and keeps their arrays: all of them or nothing."""
-    info, cache = INFO[name], folder / name / _CACHE
-    missing = describe_missing(name, folder)
-    instead = f"put {', '.join(info.files)} into a folder and name it with --data_dir"
+    """Fetches the files and keeps their arrays: all of them or nothing."""
+    info, missing, instead = INFO[name], describe_missing(name, folder), formats.how_to_get(name)
     smallest = min(info.files, key=lambda file: info.files[file].size)
     if reason := _unreachable(f"{info.url}{smallest}"):
         raise UnavailableError(f"{missing}, and {info.url} cannot be reached ({reason}): {instead}")
@@ -161,48 +171,71 @@ def _download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as downloads:
             for file, (size, sha256) in info.files.items():
                 log(f"downloading {info.url}{file} ({size:,} bytes)")
-                content = _fetch(f"{info.url}{file}", size)
-                if hashlib.sha256(content).hexdigest() != sha256:
+                if _fetch(f"{info.url}{file}", size, Path(downloads, file)) != sha256:
                     raise ValueError(
                         f"{info.url}{file}: is not the file that tensorflow-datasets knows"
                     )
-                Path(downloads, file).write_bytes(content)
-            splits = idx.load_folder(Path(downloads))
-        cache.parent.mkdir(exist_ok=True)
-        _write_cache(cache, splits)
+            return _keep(name, folder, Path(downloads), log)
     except (OSError, ValueError, ImportError) as error:
         raise UnavailableError(
             f"{missing}, and it cannot be put there ({error}): {instead}"
         ) from error
-    return splits
+
+
+def _keep(name: str, folder: Path, downloads: Path, log: Callable[[str], None]) -> RawSplits:
+    """Of `downloads` the arrays of `name`, kept in `folder` like those in the same archive."""
+    together = [each for each in INFO if INFO[each].files == INFO[name].files]
+    wanted = {file for each in together for file in formats.file_names(each)}
+    for file in INFO[name].files:
+        if file.endswith(archive.SUFFIXES):
+            log(f"unpacking {file}")
+            path = downloads / file
+            archive.unpack(path, downloads, lambda member: member.removesuffix(".gz") in wanted)
+            path.unlink()  # half a gigabyte less while the arrays are written
+    for each in sorted(together, key=lambda each: each == name):  # `name` last, to return it
+        found = formats.read(each, downloads)
+        if found is None:
+            raise ValueError(f"{', '.join(formats.file_names(each))} missing in the download")
+        cache = folder_of(each, folder) / _CACHE
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        _write_cache(cache, found[1])
+    return found[1]
 
 
 def describe_missing(name: str, folder: Path) -> str:
     """What is not in `folder`, after "there are"."""
-    cache = folder / name / _CACHE
+    cache = folder_of(name, folder) / _CACHE
     damaged = f" ({cache} is damaged)" if cache.exists() else ""
-    return f"neither IDX files nor a prepared copy of {name} in {folder}{damaged}"
+    kind = "IDX" if INFO[name].idx_parts else "binary"
+    return f"neither {kind} files nor a prepared copy of {name} in {folder}{damaged}"
 
 
-def _fetch(url: str, size: int) -> bytes:
-    """At most one byte more than `size`, with a progress bar if this is a terminal."""
+def _fetch(url: str, size: int, file: Path) -> str:
+    """Writes at most one byte more than `size`, with a progress bar if this is a terminal.
+
+    Returns:
+      The SHA-256 of what is written.
+    """
     import urllib.request
     from http.client import HTTPException
 
     from tqdm import tqdm
 
-    content = bytearray()
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response,
-            tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
-        ):
-            while chunk := response.read(min(_CHUNK, size + 1 - len(content))):
-                content += chunk
-                bar.update(len(chunk))
-    except (OSError, HTTPException) as error:
-        raise ValueError(f"{url}: {_error_text(error)}") from error
-    return bytes(content)
+    digest, left = hashlib.sha256(), size + 1
+    with (
+        file.open("xb") as stream,
+        tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
+        try:
+            with urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response:
+                while chunk := response.read(min(_CHUNK, left)):
+                    stream.write(chunk)
+                    digest.update(chunk)
+                    left -= len(chunk)
+                    bar.update(len(chunk))
+        except (OSError, HTTPException) as error:
+            raise ValueError(f"{url}: {_error_text(error)}") from error
+    return digest.hexdigest()
 
 
 def _unreachable(url: str) -> str | None:
@@ -235,11 +268,11 @@ def _error_text(error: Exception) -> str:
 
 def _is_prepared(name: str, folder: Path) -> bool:
     # Look before importing tensorflow-datasets, which takes a second.
-    if not any((folder / name).glob("*/dataset_info.json")):
+    if not any(folder_of(name, folder).glob("*/dataset_info.json")):
         return False
-    tfds = _import_tfds()
-    with _quiet(f"{folder / name}: cannot be read; remove it or give another --data_dir"):
-        return _builder_class(tfds, name)(data_dir=folder).is_prepared()
+    tfds, where = _import_tfds(), folder_of(name, folder)
+    with _quiet(f"{where}: cannot be read; remove it or give another --data_dir"):
+        return _builder(tfds, name, folder).is_prepared()
 
 
 def _import_tfds() -> ModuleType:
@@ -252,8 +285,9 @@ def _import_tfds() -> ModuleType:
     return tensorflow_datasets
 
 
-def _builder_class(tfds: ModuleType, name: str) -> Any:
-    return getattr(tfds.image_classification, INFO[name].tfds_class)
+def _builder(tfds: ModuleType, name: str, folder: Path) -> Any:
+    builder_class = getattr(tfds.image_classification, INFO[name].tfds_class)
+    return builder_class(data_dir=folder, config=INFO[name].tfds_config or None)
 
 
 @contextlib.contextmanager
@@ -275,12 +309,14 @@ def _decode_png(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def _read_cache(path: Path) -> RawSplits | None:
-    """The arrays in `path`, or None if it is missing or damaged."""
+def _read_cache(path: Path, name: str) -> RawSplits | None:
+    """The arrays of `name` in `path`, or None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = RawSplits(*(arrays[part] for part in RawSplits._fields))
-        idx.check_splits(splits, dict.fromkeys(RawSplits._fields, path))
+        idx.check_splits(
+            splits, dict.fromkeys(RawSplits._fields, path), range(len(INFO[name].classes))
+        )
     except Exception:  # damage shows in a dozen ways, and all mean: write it again
         return None
     return splits

@@ -76,7 +76,7 @@ def test_images_without_contrast_are_refused(tmp_path):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"=minst: .* mnist, fashion_mnist, kmnist, digits"):
+    with pytest.raises(ValueError, match=r"=minst: .* mnist, .*kmnist, .*cifar10, digits"):
         data.load("minst", None)
 
 
@@ -200,7 +200,11 @@ def test_idx_files_are_found_under_the_names_that_people_have(rename, tmp_path, 
 
 
 def write_emnist(folder, part, splits):
-    """As NIST gives them: each image transposed."""
+    """As NIST gives them: each image transposed, and letters from 1 on."""
+    first = np.uint8(part == "letters")
+    splits = splits._replace(
+        train_labels=splits.train_labels + first, test_labels=splits.test_labels + first
+    )
     write_idx(folder, splits._replace(
         train_images=splits.train_images.transpose(0, 2, 1).copy(),
         test_images=splits.test_images.transpose(0, 2, 1).copy(),
@@ -220,6 +224,60 @@ def test_emnists_digits_are_mnist_and_upright(part, tmp_path, nothing_here):
     assert dataset.source == f"EMNIST's IDX files of {part} in {tmp_path / 'gzip'}"
     with pytest.raises(ValueError, match="gzip/"):
         data.load("kmnist", str(tmp_path))
+
+
+EMNIST = {
+    "letters": ("emnist_letters", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    "balanced": ("emnist_balanced", "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),
+    "digits": ("emnist_digits", "0123456789"),
+}
+
+
+@pytest.mark.parametrize("part", EMNIST)
+@pytest.mark.parametrize("inner", ["", "gzip", "EMNIST/raw"])
+def test_each_part_of_emnist_is_a_data_set_with_its_classes(part, inner, tmp_path, nothing_here):
+    (name, classes), splits = EMNIST[part], made_up(60, 50)
+    count = len(classes)
+    train_labels, test_labels = (np.arange(n, dtype=np.uint8) % count for n in (60, 50))
+    splits = splits._replace(train_labels=train_labels, test_labels=test_labels)
+    write_emnist(tmp_path / inner, part, splits)
+    dataset = data.load(name, str(tmp_path))
+    assert (dataset.name, "".join(dataset.classes)) == (name, classes)
+    np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], splits.train_images)
+    np.testing.assert_array_equal(dataset.test.images[:, 2:30, 2:30, 0], splits.test_images)
+    np.testing.assert_array_equal(dataset.train.labels, train_labels)
+    np.testing.assert_array_equal(dataset.test.labels, test_labels)
+    assert dataset.source == f"EMNIST's IDX files of {part} in {tmp_path / inner}"
+    others = [name for other, (name, _) in EMNIST.items() if other != part]
+    for other in others:
+        with pytest.raises(ValueError, match=rf"Wanted are emnist-{other[7:]}-train-images"):
+            data.load(other, str(tmp_path))
+
+
+def test_a_label_that_is_no_letter_is_refused(tmp_path):
+    splits = made_up(3, 2)
+    labels = np.array([0, 25, 26], np.uint8)  # in the file 1, 26 and 27
+    write_emnist(tmp_path, "letters", splits._replace(train_labels=labels))
+    with pytest.raises(ValueError, match="label 27 at position 2; labels are 1 to 26"):
+        data.load("emnist_letters", str(tmp_path))
+
+
+@pytest.mark.parametrize(("largest", "count"), [(3, 10), (9, 10), (10, 11), (61, 62), (255, 256)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_files_of_ones_own_have_as_many_classes_as_their_labels(largest, count, split, tmp_path):
+    lines, splits = [], made_up(3, 3)
+    labels = {f"{split}_labels": np.array([0, largest, 1], np.uint8)}
+    dataset = data.load("mnist", str(write_idx(tmp_path, splits._replace(**labels))), lines.append)
+    assert dataset.classes == tuple(map(str, range(count)))
+    assert getattr(dataset, split).labels.tolist() == [0, largest, 1]
+    said = [f"note: the labels of {dataset.source} go up to {largest}: {count} classes"]
+    assert lines == (said if count > 10 else [])
+
+
+def test_the_names_of_ten_classes_are_not_those_of_more(tmp_path):
+    splits = made_up(3, 2)._replace(train_labels=np.array([0, 11, 1], np.uint8))
+    dataset = data.load("fashion_mnist", str(write_idx(tmp_path, splits)))
+    assert dataset.classes == tuple(map(str, range(12)))
 
 
 def test_emnists_letters_are_no_digits(tmp_path, nothing_here):

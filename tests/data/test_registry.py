@@ -1,8 +1,12 @@
 """What the registry says of the data sets is what tensorflow-datasets says, and adds up."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from lenet_jax import data
+from lenet_jax.core.augment import STANDARDS
 from lenet_jax.data.registry import INFO
 
 DOWNLOADABLE = [name for name, info in INFO.items() if info.url]
@@ -14,11 +18,29 @@ def test_names_addresses_checksums_and_classes_are_those_of_tensorflow_datasets(
 
     info = INFO[name]
     builder = getattr(tfds.image_classification, info.tfds_class)
-    assert builder.name == name
-    assert info.url == builder.URL
+    made = builder(data_dir=tmp_path, config=info.tfds_config or None)
+    folder = data.tfds.folder_of(name, tmp_path)
+    assert Path(made.data_dir).parent == folder
     theirs = {url: (int(known.size), known.checksum) for url, known in builder.url_infos.items()}
     assert {f"{info.url}{file}": tuple(known) for file, known in info.files.items()} == theirs
-    assert info.classes == tuple(builder(data_dir=tmp_path).info.features["label"].names)
+    label, image = made.info.features["label"], made.info.features["image"]
+    assert image.shape[2] == np.size(info.mean) == np.size(info.std)
+    if name == "emnist_letters":  # for 26 letters tensorflow-datasets says 37
+        assert info.labels == range(1, 27)
+    else:
+        assert label.num_classes == len(info.classes)
+    if not name.startswith("emnist") and name != "cifar10":  # where it has no names
+        assert info.classes == tuple(label.names)
+
+
+def test_classes_are_those_of_the_files_that_come_with_the_data():
+    """emnist-balanced-mapping.txt has ASCII codes, batches.meta.txt has names."""
+    codes = [*range(48, 58), *range(65, 91), 97, 98, 100, 101, 102, 103, 104, 110, 113, 114, 116]
+    assert INFO["emnist_balanced"].classes == tuple(map(chr, codes))
+    assert INFO["emnist_letters"].classes == tuple(chr(64 + label) for label in range(1, 27))
+    assert INFO["emnist_digits"].classes == INFO["mnist"].classes
+    meta = "airplane automobile bird cat deer dog frog horse ship truck"
+    assert " ".join(INFO["cifar10"].classes) == meta
 
 
 def test_the_normalization_is_that_of_the_training_pixels(mnist_dir):
@@ -29,7 +51,9 @@ def test_the_normalization_is_that_of_the_training_pixels(mnist_dir):
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
-def test_each_data_set_has_ten_classes_and_a_pen_that_fits_its_box(name):
+def test_each_data_set_has_classes_a_pen_that_fits_its_box_and_distortions(name):
     info = INFO[name]
-    assert len(set(info.classes)) == 10
+    assert len(set(info.classes)) == {"emnist_letters": 26, "emnist_balanced": 47}.get(name, 10)
     assert info.pen < info.box <= data.SIDE
+    assert (info.augment == "shift_and_flip") == (name == "cifar10")
+    assert info.augment in STANDARDS

@@ -17,8 +17,10 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from test_cifar import write as write_cifar
 
 from lenet_jax import data
 from lenet_jax.data import idx, tfds
@@ -72,6 +75,7 @@ def prepare(name: str, folder: Path, splits: RawSplits) -> None:
     import tensorflow_datasets
 
     parts = {"train": splits[:2], "test": splits[2:]}
+    info = INFO[name]
     stock = getattr(tensorflow_datasets.image_classification, INFO[name].tfds_class)
 
     class Builder(stock, skip_registration=True):
@@ -82,9 +86,12 @@ def prepare(name: str, folder: Path, splits: RawSplits) -> None:
 
         def _generate_examples(self, images, labels):
             for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield i, {"image": encode_png(image), "label": int(label)}  # i is stock's key, too
+                example = {"image": encode_png(image), "label": int(label)}
+                # i is stock's key, too
+                yield i, example | ({"id": f"{i:05d}"} if name == "cifar10" else {})
 
-    Builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    how = {"file_format": "array_record", "config": info.tfds_config or None}
+    Builder(data_dir=folder, **how).download_and_prepare()
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +134,36 @@ def test_mnist_comes_back_from_a_prepared_copy_as_it_was_in_its_files(mnist_dir,
 def test_the_other_two_come_back_as_they_were_in_their_files(name, few, tmp_path):
     prepare(name, tmp_path, few.splits)
     assert_equal(tfds.read_prepared(name, tmp_path), few.splits)
+
+
+@pytest.mark.parametrize("part", ["letters", "balanced", "digits"])
+def test_emnist_comes_back_upright_and_counted_from_0(part, few, tmp_path):
+    first = np.uint8(part == "letters")  # of which tensorflow-datasets keeps NIST's numbers
+    prepare(f"emnist_{part}", tmp_path, RawSplits(
+        few.splits.train_images.transpose(0, 2, 1).copy(), few.splits.train_labels + first,
+        few.splits.test_images.transpose(0, 2, 1).copy(), few.splits.test_labels + first,
+    ))  # fmt: skip
+    assert_equal(tfds.read_prepared(f"emnist_{part}", tmp_path), few.splits)
+    dataset = data.load(f"emnist_{part}", str(tmp_path))
+    assert dataset.source == f"tensorflow-datasets' folder {tmp_path / 'emnist' / part}"
+    assert (tmp_path / "emnist" / part / "lenet_jax.npz").exists()
+    again = data.load(f"emnist_{part}", str(tmp_path))
+    np.testing.assert_array_equal(again.train.labels, few.splits.train_labels)
+    np.testing.assert_array_equal(again.train.images, dataset.train.images)
+
+
+def test_images_in_colour_come_back_with_their_channels(few, tmp_path):
+    rng = np.random.default_rng(1)
+    colour = few.splits._replace(
+        train_images=rng.integers(0, 256, (60, 32, 32, 3), np.uint8),
+        test_images=rng.integers(0, 256, (30, 32, 32, 3), np.uint8),
+    )
+    prepare("cifar10", tmp_path, colour)
+    assert_equal(tfds.read_prepared("cifar10", tmp_path), colour)
+    for _ in range(2):  # from the copy, then from the arrays beside it
+        dataset = data.load("cifar10", str(tmp_path))
+        np.testing.assert_array_equal(dataset.test.images, colour.test_images)
+        assert len(dataset.train.mean) == 3
 
 
 def test_tensorflow_is_not_needed_and_nothing_is_printed(few, tmp_path):
@@ -251,7 +288,7 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(few, copy):
         changed = bytearray(intact)
         changed[at] ^= 1
         cache.write_bytes(changed)
-        splits = tfds._read_cache(cache)  # a byte that carries no data may be ignored
+        splits = tfds._read_cache(cache, "mnist")  # a byte that carries no data may be ignored
         assert splits is None or all(map(np.array_equal, splits, few.splits)), at
 
 
@@ -281,6 +318,102 @@ def test_a_folder_that_cannot_be_written_to_is_still_read(few, copy, monkeypatch
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+@pytest.fixture
+def serve_archive(tmp_path, monkeypatch):
+    """Makes a local server the place that data sets' one archive is downloaded from."""
+    servers = []
+
+    def start(archive: Path, names: list[str]) -> str:
+        handler = functools.partial(Handler, directory=str(archive.parent))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        url, content = f"http://127.0.0.1:{server.server_port}/", archive.read_bytes()
+        files = {archive.name: Checksum(len(content), hashlib.sha256(content).hexdigest())}
+        for name in names:
+            monkeypatch.setitem(INFO, name, dataclasses.replace(INFO[name], url=url, files=files))
+        return url
+
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+EMNIST = ["emnist_letters", "emnist_balanced", "emnist_digits"]
+
+
+def test_emnists_archive_is_downloaded_once_for_all_its_data_sets(
+    few, serve_archive, tmp_path, capfd
+):
+    with zipfile.ZipFile(tmp_path / "gzip.zip", "w") as archive:
+        for part in ("letters", "balanced", "digits", "byclass"):
+            labels = few.splits.train_labels + np.uint8(part == "letters")
+            write_idx(tmp_path / part, few.splits._replace(
+                train_labels=labels, test_labels=labels[:30]
+            ))  # fmt: skip
+            for stem in idx.FILES.values():
+                name = f"gzip/emnist-{part}-{stem.replace('t10k', 'test')}.gz"
+                archive.write(tmp_path / part / f"{stem}.gz", name)
+    url = serve_archive(tmp_path / "gzip.zip", EMNIST)
+    size = (tmp_path / "gzip.zip").stat().st_size
+    for number, name in enumerate(EMNIST):
+        lines = []
+        dataset = data.load(name, None, lines.append)
+        np.testing.assert_array_equal(dataset.train.labels, few.splits.train_labels)
+        upright = few.splits.train_images.transpose(0, 2, 1)
+        np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], upright)
+        said = [f"downloading {url}gzip.zip ({size:,} bytes)", "unpacking gzip.zip"]
+        assert lines == ([] if number else said)
+    here = tmp_path / "tfds" / "emnist"
+    assert {path for path in here.rglob("*") if path.is_file()} == {
+        here / part / "lenet_jax.npz" for part in ("letters", "balanced", "digits")
+    }
+    assert [path.name for path in (tmp_path / "tfds").iterdir()] == ["emnist"]
+    assert capfd.readouterr() == ("", "")
+
+
+def write_cifar_archive(folder: Path) -> Path:
+    write_cifar(folder / "cifar-10-batches-bin")
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        archive.add(folder / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    return folder / "cifar-10-binary.tar.gz"
+
+
+def test_cifars_archive_is_downloaded_and_unpacked(serve_archive, tmp_path):
+    url, lines = serve_archive(write_cifar_archive(tmp_path), ["cifar10"]), []
+    dataset = data.load("cifar10", None, lines.append)
+    assert lines[0].startswith(f"downloading {url}cifar-10-binary.tar.gz (")
+    wanted = data.load("cifar10", str(tmp_path))
+    np.testing.assert_array_equal(dataset.train.images, wanted.train.images)
+    np.testing.assert_array_equal(dataset.test.labels, wanted.test.labels)
+    files = [path for path in (tmp_path / "tfds").rglob("*") if path.is_file()]
+    assert files == [tmp_path / "tfds" / "cifar10" / "lenet_jax.npz"]
+
+
+def test_an_archive_that_is_not_the_known_one_is_not_unpacked(serve_archive, tmp_path):
+    path = write_cifar_archive(tmp_path)
+    url = serve_archive(path, ["cifar10"])
+    flip_a_byte(path)
+    with pytest.raises(ValueError, match="is not the file that tensorflow-datasets") as caught:
+        data.load("cifar10", None)
+    assert f"unpack {url}cifar-10-binary.tar.gz into a folder" in str(caught.value)
+    assert list((tmp_path / "tfds").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*EMNIST, "cifar10"])
+def test_offline_what_comes_in_an_archive_is_told_with_its_address(
+    name, offline, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="cannot be reached") as caught:
+        data.load(name, None)
+    (file,) = INFO[name].files
+    assert f"unpack {INFO[name].url}{file} into a folder" in str(caught.value)
 
 
 @pytest.fixture
@@ -353,7 +486,7 @@ def test_damaged_arrays_of_a_download_are_downloaded_again(damage, few, serve, t
     lines = []
     assert_equal(tfds.load("mnist", tmp_path, lines.append), few.splits)
     assert len(lines) == 4
-    assert_equal(tfds._read_cache(cache), few.splits)
+    assert_equal(tfds._read_cache(cache, "mnist"), few.splits)
 
 
 def test_offline_damaged_arrays_of_a_download_are_named(offline, tmp_path):
