@@ -6,7 +6,9 @@ a machine whose speed drifts slows all alike: the ratios are taken within a roun
 printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
 with `lenet_jax.core.jit`; the others by their libraries' defaults. "Cores as devices" is how
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
-itself; a batch too small for that (`sharding.make_batch_mesh`) is computed on one device.
+itself; a batch too small for that (`sharding.make_batch_mesh`) is computed on one device. The rows
+of colour images, 3 channels, stand beside those of 1 channel in the same rounds, and are compared
+by multiply-adds, too: the first convolution has three times as many.
 
     python experiments/throughput.py            # about 5 minutes on 2 cores
     python experiments/throughput.py --isa=avx2 # both sides held to AVX2
@@ -34,12 +36,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 from tutorial_net import Net
 
-from lenet_jax import cli, create_train_state, make_optimizer, train_step, update
+from lenet_jax import LeNet, cli, create_train_state, make_optimizer, train_step, update
 from lenet_jax.core.jit import jit
 from lenet_jax.core.sharding import BATCH, MEMBERS, make_batch_mesh, make_member_mesh
 
 BATCH_SIZES = (16, 64, 256, 1024)
 NUM_MEMBERS, MEMBER_BATCH = 8, 64
+COLOUR_BATCH = 64
 ROUNDS, SECONDS = 7, 0.2  # a measurement lasts at least so long
 NUM_BATCHES = 4  # different ones, so that no cache sees the same pixels every step
 
@@ -60,15 +63,15 @@ class UsualLeNet(nn.Module):
         return nn.Dense(10)(x)
 
 
-def make_batches(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def make_batches(batch_size: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((NUM_BATCHES, batch_size, 32, 32, 1)).astype(np.float32)
+    images = rng.standard_normal((NUM_BATCHES, batch_size, 32, 32, channels)).astype(np.float32)
     return images, rng.integers(0, 10, (NUM_BATCHES, batch_size)).astype(np.int32)
 
 
 def torch_row(kind: str, images: np.ndarray, labels: np.ndarray) -> Row:
     layout = torch.channels_last if kind == "channels-last" else torch.contiguous_format
-    net = Net().to(memory_format=layout)
+    net = Net(in_channels=images.shape[-1]).to(memory_format=layout)
     optimizer = torch.optim.Adam(net.parameters())
     forward = torch.compile(net) if kind == "compile" else net
     pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
@@ -104,8 +107,8 @@ def usual_state(key: jax.Array) -> tuple:
     return params, optax.adam(1e-3).init(params)
 
 
-def our_state(key: jax.Array):
-    return create_train_state(key, make_optimizer("adam"))
+def our_state(key: jax.Array, channels: int = 1):
+    return create_train_state(key, make_optimizer("adam"), LeNet(in_channels=channels))
 
 
 def our_step(state, batch: dict):
@@ -167,9 +170,9 @@ def our_cores_row(batches: dict, batch_size: int) -> Row:
     """One network, whose batches the cores share."""
     step = lambda state, batch: update(state, batch, axis_name=BATCH)[0]
     mesh, batch_sharded = make_batch_mesh(batch_size), PartitionSpec(None, BATCH)
+    state = our_state(jax.random.key(0), batches["image"].shape[-1])
     if mesh.size == 1:
-        return scan_row(our_step, our_state(jax.random.key(0)), batches, jit)
-    state = our_state(jax.random.key(0))
+        return scan_row(our_step, state, batches, jit)
     return cores_row(step, state, batches, mesh, PartitionSpec(), batch_sharded)
 
 
@@ -215,6 +218,50 @@ def training_rows(batch_size: int) -> dict[str, Row]:
         "ours, in a scan": scan_row(our_step, our_state(key), batches, jit),
         "ours, cores as devices": our_cores_row(batches, batch_size),
     }
+
+
+def colour_rows(batch_size: int) -> dict[str, Row]:
+    """Training on 3 channels, and of ours on 1."""
+    rows, key = {}, jax.random.key(0)
+    for channels in (3, 1):
+        images, labels = make_batches(batch_size, channels)
+        batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+        of = "3 channels" if channels == 3 else "1 channel"
+        if channels == 3:
+            rows |= {
+                f"PyTorch {name}, {of}": torch_row(kind, images, labels)
+                for name, kind in (
+                    ("eager, contiguous", "contiguous"),
+                    ("eager, channels-last", "channels-last"),
+                    ("torch.compile", "compile"),
+                )
+            }
+        rows[f"ours in a scan, {of}"] = scan_row(our_step, our_state(key, channels), batches, jit)
+        rows[f"ours, cores as devices, {of}"] = our_cores_row(batches, batch_size)
+    return rows
+
+
+def multiply_adds(channels: int) -> int:
+    """Of one image in a training step: forward, and once more for each gradient.
+
+    The images' own gradient is not computed.
+    """
+    conv1 = 28 * 28 * 6 * 25 * channels
+    others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
+    return 2 * conv1 + 3 * others
+
+
+def colour_ratios(speeds: dict[str, list]) -> list[dict]:
+    torch_names = [name for name in speeds if name.startswith("PyTorch")]
+    ratios = []
+    for ours in ("ours in a scan", "ours, cores as devices"):
+        three, one = f"{ours}, 3 channels", f"{ours}, 1 channel"
+        work = multiply_adds(3) / multiply_adds(1)
+        ratios.append(ratio(speeds, three, torch_names))
+        per_multiply_add = {three: [speed * work for speed in speeds[three]], one: speeds[one]}
+        found = ratio(per_multiply_add, three, [one])
+        ratios.append(found | {"ours": f"{three}, per multiply-add"})
+    return ratios
 
 
 def member_rows() -> dict[str, Row]:
@@ -395,9 +442,14 @@ def main() -> None:
         if "ours, vmap" not in name
         and ("ours" not in name or ("cores" in name) == ("cores" in ours))
     ]
+    size = sizes[0] if smoke else COLOUR_BATCH
+    rows = colour_rows(size)
+    colour = measure(rows, dict.fromkeys(rows, size), rounds)
+    ratios[f"training, batch {size}, colour"] = colour_ratios(colour)
     text = "\n".join(
         [
             *speed_table("training, images/s", training),
+            *speed_table("training, images/s", {f"batch {size}": colour}),
             *speed_table("network-images/s", {at: members}),
             *speed_table("inference, images/s", inference),
             *ratio_table(ratios),
@@ -405,7 +457,12 @@ def main() -> None:
     )
     print(text)
     if not smoke:
-        results = {"training": training, "members": members, "inference": inference}
+        results = {
+            "training": training,
+            "colour": colour,
+            "members": members,
+            "inference": inference,
+        }
         name = f"throughput_{isa}" if isa else "throughput"
         write_json(name, {**results, "ratios": ratios})
         write_markdown(name, text)

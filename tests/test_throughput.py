@@ -6,6 +6,9 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch, the rival, is not installed")
 import throughput
 
+from lenet_jax import LeNet
+from lenet_jax.core import ops
+
 
 def test_a_ratio_is_taken_round_by_round_against_the_best():
     speeds = {"ours": [20.0, 40.0, 90.0], "slow": [5.0, 10.0, 20.0], "best": [10.0, 20.0, 30.0]}
@@ -28,3 +31,26 @@ def test_every_row_runs_and_its_speed_counts_its_images():
 def test_the_usual_form_is_the_same_network():
     params, _ = throughput.usual_state(throughput.jax.random.key(0))
     assert sum(leaf.size for leaf in throughput.jax.tree.leaves(params)) == 61_706
+
+
+def test_the_multiply_adds_of_an_image_are_those_that_xla_counts():
+    """Of the reference's form, from the outputs' sizes; the rest of a step is little beside it."""
+    jax = throughput.jax
+    model = LeNet(in_channels=3, conv_relu_pool=ops.conv_relu_pool_plain)
+    image = jax.numpy.zeros((1, 32, 32, 3))
+    params = model.init(jax.random.key(0), image)["params"]
+    loss = lambda params: model.apply({"params": params}, image).sum()
+    flops = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
+    assert flops / 2 == pytest.approx(throughput.multiply_adds(3), rel=0.05)
+
+
+def test_rows_of_colour_images_are_as_fast_as_their_multiply_adds_say():
+    """Their ratio per multiply-add is 1 where images are slower by the work they are."""
+    work = throughput.multiply_adds(3) / throughput.multiply_adds(1)
+    assert 1.3 < work < 1.5
+    names = ("ours in a scan", "ours, cores as devices")
+    speeds = {f"{name}, 1 channel": [100 * work] * 3 for name in names}
+    speeds |= {f"{name}, 3 channels": [100.0] * 3 for name in names}
+    speeds["PyTorch eager"] = [50.0] * 3
+    found = [ratio["median"] for ratio in throughput.colour_ratios(speeds)]
+    assert found == pytest.approx([2, 1, 2, 1])
