@@ -1,4 +1,4 @@
-"""Digits from neither this project nor MNIST: printed, photographed, drawn on the page."""
+"""Characters from neither this project nor MNIST: printed, photographed, drawn on the page."""
 
 import itertools
 import math
@@ -17,12 +17,23 @@ FONTS = (  # those that come with matplotlib
 FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
-def printed(digit: int, font: str, *, size: int = 100, side: int = 160) -> np.ndarray:
+def printed(character: int | str, font: str, *, size: int = 100, side: int = 160) -> np.ndarray:
     """Black on white, centred: uint8 [side, side]."""
     image = Image.new("L", (side, side), 255)
     face = ImageFont.truetype(FOLDER / f"{font}.ttf", size)
-    ImageDraw.Draw(image).text((side / 2, side / 2), str(digit), 0, font=face, anchor="mm")
+    ImageDraw.Draw(image).text((side / 2, side / 2), str(character), 0, font=face, anchor="mm")
     return np.asarray(image)
+
+
+def framed(character: str, font: str, *, angle: float = 0, box: int = 24) -> np.ndarray:
+    """White on black, as a data set has it: turned, scaled to a box in the middle: [28, 28]."""
+    image = Image.fromarray(255 - printed(character, font)).rotate(angle, Image.Resampling.BICUBIC)
+    image = image.crop(image.getbbox())
+    scale = box / max(image.size)
+    width, height = (max(1, round(scale * side)) for side in image.size)
+    framed = Image.new("L", (28, 28))
+    framed.paste(image.resize((width, height)), ((28 - width) // 2, (28 - height) // 2))
+    return np.asarray(framed)
 
 
 def photographed(digit: int, font: str, rng: np.random.Generator) -> np.ndarray:

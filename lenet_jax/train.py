@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.core.model import LeNet, count_params, sizes
 from lenet_jax.core.step import TrainState
+from lenet_jax.data.registry import INFO
 from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
@@ -50,7 +52,9 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         # What a first state needs is compiled, or read from JAX's cache, while the images are read.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        pool.submit(loop.create_state, settings, LeNet(), total_steps=1)  # of the usual size
+        known = INFO[settings.dataset or "mnist"]  # files of one's own may have more classes
+        model = LeNet(len(known.classes), np.size(known.mean))
+        pool.submit(loop.create_state, settings, model, total_steps=1)
         try:
             name = folder.resolve_dataset_name(settings)
             dataset = data.load(name, settings.data_dir, print)

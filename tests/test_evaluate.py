@@ -64,6 +64,35 @@ def test_the_table_shows_every_class_and_the_last_line_the_numbers(tiny_run, tmp
     assert lines[-1].endswith(f"written to {path / 'evaluation.json'}")
 
 
+def table(names: list[str], matrix: np.ndarray) -> list[str]:
+    shares = [0.5] * len(names)
+    result = {
+        **{"dataset": "a", "source": "b", "test_images": 9, "note": "", "classes": names},
+        **{"precision": shares, "recall": shares, "confusion_matrix": matrix.tolist()},
+        "reliability": {"count": [0], "accuracy": [0], "confidence": [0]},
+    }
+    return evaluate.format_table(result).splitlines()
+
+
+def test_a_confusion_matrix_wider_than_a_screen_is_a_list_of_its_mistakes():
+    matrix = 800 * np.eye(26, dtype=int)
+    matrix[8, 11], matrix[16, 6], matrix[0, 25] = 103, 7, 40
+    lines = table([chr(65 + i) for i in range(26)], matrix)
+    at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["true", "predicted"])
+    mistakes = [line.split() for line in lines[at + 1 : at + 5]]
+    assert mistakes == [["I", "L", "103"], ["A", "Z", "40"], ["Q", "G", "7"], []]
+    assert max(map(len, lines)) <= 100
+
+
+def test_long_names_of_classes_are_cut_where_the_matrix_has_a_column_for_each():
+    names = [f"{number} ankle boots" for number in range(10)]
+    lines = table(names, np.arange(100).reshape(10, 10))
+    at = next(i for i, line in enumerate(lines) if line.startswith("predicted"))
+    assert lines[at].split("boots")[0].count("ankl") == 10
+    assert lines[at + 2].split() == ["1", "ankle", "boots", *map(str, range(10, 20))]
+    assert max(map(len, lines)) <= 100
+
+
 def write_idx(folder: Path) -> None:
     """A data set of two training and three test images that only knows the classes 3 and 4."""
     for split, labels in (("train", [3, 4]), ("t10k", [3, 3, 4])):

@@ -184,6 +184,7 @@ def train_slice(
         batch_size=settings.batch_size,
         schedule=settings.schedule,
         slice_size=len(part.cells),
+        augment_kind=registry.INFO[settings.dataset].augment,
         model=model,
         log_updates=log_updates,
     )

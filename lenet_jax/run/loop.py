@@ -210,9 +210,10 @@ def fit(
 
 
 def _step_kwargs(settings: Settings) -> dict[str, Any]:
+    kind = registry.INFO[settings.dataset].augment
     return {
         "loss_fn": losses.CLASSIFICATION[settings.loss],
-        "augment_config": augment_config(settings.augment) if settings.augment else None,
+        "augment_config": augment_config(settings.augment, kind) if settings.augment else None,
         "mesh": make_batch_mesh(settings.batch_size),
     }
 
