@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -138,6 +139,27 @@ def test_a_slice_that_fails_everywhere_is_given_up_and_the_others_go_on(dask):
     assert any(re.match(r"slice sdg-0.1-0-1 is given up: \w+: .*sdg", line) for line in lines)
     _, rest = grid.split_indices(len(DIGITS.train.labels))
     assert sum(updates) == 2 * (len(rest) // SETTINGS.batch_size)
+
+
+def test_what_a_worker_gets_is_the_network_and_the_split_that_were_meant(monkeypatch):
+    """Of letters in colour, through the tasks as Dask evaluates them, but in this process."""
+    import dask
+    import distributed
+
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
+    meant = data.Split(images, np.arange(7), (0.1, 1 / 3, 0.2), (1.0, 2.0, 3.0))
+    got = []
+    monkeypatch.setattr(distributed, "get_worker", lambda: types.SimpleNamespace(address="here"))
+    monkeypatch.setattr(grid, "train_slice", lambda *args: got.append(args) or [])
+    results = lambda graph, keys, **_: [id(result) for result in dask.get(graph, keys)]
+    client = types.SimpleNamespace(get=results)
+    here = {"versions": cluster.folder.environment()["versions"]}
+    cluster._submit(client, SETTINGS, SLICES[:1], LeNet(26, 3), meant, here, "a-topic")
+    ((settings, part, model, split, _),) = got
+    assert (settings, part, model) == (SETTINGS, SLICES[0], LeNet(26, 3))
+    assert (split.mean, split.std) == (meant.mean, meant.std)
+    np.testing.assert_array_equal(split.images, meant.images)
+    np.testing.assert_array_equal(split.labels, meant.labels)
 
 
 def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):

@@ -48,6 +48,8 @@ def test_a_run_of_the_version_before_is_read():
     logits = epoch.predict(LeNet(), run.params, test)
     (record,) = run.metrics
     assert (run.step, record["epoch"]) == (22, 1)
+    assert not {"classes", "channels"} & run.config["data"].keys()
+    assert (run.classes, folder.network(run.config)) == (tuple("0123456789"), LeNet())
     assert float(metrics.accuracy(logits, test.labels)) == pytest.approx(record["test_accuracy"])
     assert float(losses.cross_entropy(logits, test.labels)) == pytest.approx(record["test_loss"])
 

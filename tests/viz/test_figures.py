@@ -1,10 +1,12 @@
 """What the figures show, read off the drawn objects; how they look was looked at."""
 
 import io
+import itertools
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lenet_jax.viz import figures
@@ -80,6 +82,41 @@ def test_the_counts_are_written_where_they_are_not_zero():
     assert written == {(0, 0): "5", (0, 2): "7", (2, 2): "1,200"}
 
 
+def test_a_confusion_matrix_of_many_classes_has_room_for_its_counts_and_names():
+    names = [f"{i}" for i in range(47)]
+    figure = figures.confusion(np.full((47, 47), 1234), names)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    cell = axes.get_window_extent().width / 47
+    assert max(text.get_window_extent().width for text in axes.texts) < cell
+    tops = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(tops))
+
+
+def test_of_many_classes_the_most_probable_are_shown_in_their_order():
+    probs = np.arange(47) / 1000
+    probs[3] = 0.5
+    image = np.zeros((32, 32, 3), np.uint8)
+    figure = figures.layers(image, {"fc": np.zeros(84)}, probs, [f"c{i}" for i in range(47)])
+    last = figure.axes[-1]
+    shown = ["c3", *(f"c{i}" for i in range(38, 47))]
+    assert [label.get_text() for label in last.get_yticklabels()] == shown
+    assert [bar.get_width() for bar in last.patches] == [0.5, *probs[38:]]
+    assert figure.axes[0].get_title() == "input\n32 x 32 x 3"
+
+
+def test_the_names_of_neighbouring_mistakes_do_not_meet():
+    names = ("T-shirt/top", "Ankle boot")
+    images, probs = np.zeros((16, 32, 32)), np.tile([0.99, 0.01], (16, 1))
+    figure = figures.mistakes(images, np.ones(16, int), probs, names)
+    FigureCanvasAgg(figure).draw()
+    for row in (figure.axes[:8], figure.axes[8:]):
+        for texts in ([axes.title for axes in row], [axes.xaxis.label for axes in row]):
+            boxes = [text.get_window_extent() for text in texts]
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_a_bin_of_few_images_is_no_point_of_the_line():
     count, confidence = np.array([0, 3, 50, 60]), np.array([0, 0.4, 0.6, 0.9])
     above, below = figures.calibration(count, confidence, np.array([0, 0.1, 0.5, 0.8])).axes
@@ -94,6 +131,14 @@ def test_filters_share_a_scale_with_zero_in_its_middle():
     kernel[0, 0, 0, 0], kernel[1, 1, 0, 1] = -3, 2
     *shown, _ = figures.filters(kernel).axes
     assert [axes.images[0].get_clim() for axes in shown] == [(-3, 3)] * 2
+
+
+def test_filters_of_colour_have_a_row_per_channel():
+    kernel = np.arange(5 * 5 * 3 * 2.0).reshape(5, 5, 3, 2)
+    *shown, _ = figures.filters(kernel).axes
+    for axes, (channel, i) in zip(shown, np.ndindex(3, 2), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), kernel[:, :, channel, i])
+    assert [axes.get_ylabel() for axes in shown] == ["red", "", "green", "", "blue", ""]
 
 
 def test_every_map_is_in_its_place():
