@@ -362,7 +362,6 @@ def test_a_schedule_as_learning_rate_is_a_rate_of_one_with_that_schedule():
         (["sgd", 0.1], {"schedule": "cosine"}, "schedule must be a function .*, got 'cosine'"),
         (["sgd", sawtooth], {"schedule": sawtooth}, "learning_rate is a schedule already"),
     ],
-    ids=str,
 )
 def test_a_bad_optimizer_is_refused_with_its_argument_and_value(arguments, settings, message):
     with pytest.raises(ValueError, match=message):

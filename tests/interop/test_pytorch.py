@@ -82,7 +82,7 @@ SAVERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "save"), SAVERS, ids=str)
+@pytest.mark.parametrize(("name", "save"), SAVERS)
 def test_a_file_that_pytorch_saved_is_read_to_the_bit(name, save, tmp_path):
     net = make_net(3)
     save(net.state_dict(), tmp_path / name)
@@ -106,7 +106,6 @@ def test_a_file_that_we_wrote_is_read_to_the_bit(tmp_path):
         (*SAVERS[1], torch.float64),
         (*SAVERS[1], torch.bfloat16),
     ],
-    ids=str,
 )
 def test_other_floats_become_float32(name, save, dtype, tmp_path):
     net = make_net(5, dtype)
