@@ -41,7 +41,9 @@ class SweepSettings:
         None, "learning rates of each, comma-separated (default: 1/4 to 4 times its own default)"
     )
     seeds: int = setting(3, "networks per setting")
-    epochs: int | None = setting(None, "passes over the training images (default: 5; digits 30)")
+    epochs: int | None = setting(
+        None, "passes over the training images (default: 5; digits 30, cifar10 10)"
+    )
     batch_size: int = setting(64, "examples per update")
     schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     augment: float = setting(

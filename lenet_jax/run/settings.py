@@ -40,8 +40,8 @@ class Settings:
     data_dir: str | None = setting(
         None,
         "folder with IDX files (train-images-idx3-ubyte[.gz], ..., as MNIST's authors, Kaggle, "
-        "torchvision or EMNIST name them), with Keras' mnist.npz, or of tensorflow-datasets "
-        "(default: ~/tensorflow_datasets)",
+        "torchvision or EMNIST name them), with Keras' mnist.npz, with CIFAR-10's binary files, or "
+        "of tensorflow-datasets (default: ~/tensorflow_datasets)",
         affects_results=False,
     )
     init_from: str | None = setting(
@@ -56,7 +56,9 @@ class Settings:
         "strength of the random distortions of training images: 1 is best for MNIST, 0 is none",
     )
     epochs: int | None = setting(
-        None, "passes over the training split (default: 5; digits 30)", affects_results=False
+        None,
+        "passes over the training split (default: 5; digits 30, cifar10 10)",
+        affects_results=False,
     )
     seed: int = setting(0, "random seed for initialisation and shuffling")
     workdir: str | None = setting(
