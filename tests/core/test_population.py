@@ -13,6 +13,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_schedule
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.sharding import make_member_mesh
+from lenet_jax.core.split import Split
 from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
@@ -90,7 +91,7 @@ def epoch_alone(state, split, order, key, smoothing, augment_config):
     )
 
 
-def alone(model, optimizer, member, split):
+def alone(model, optimizer, member, split, kind="elastic"):
     """The same network by the functions for one, step by step as `train` documents them."""
     schedule = make_schedule("onecycle", EPOCHS * (len(split.labels) // B))
     settings = jax.tree.map(float, member.optimizer_settings)
@@ -99,7 +100,8 @@ def alone(model, optimizer, member, split):
     state, totals = create_train_state(key, tx, model), []
     order_key = jax.random.fold_in(jax.random.key(int(member.order_seed)), 1)
     smoothing = 0.0 if member.label_smoothing is None else float(member.label_smoothing)
-    config = None if member.augment is None else augment.augment_config(float(member.augment))
+    amount = member.augment
+    config = None if amount is None else augment.augment_config(float(amount), kind)
     for epoch in range(EPOCHS):
         key = jax.random.fold_in(order_key, epoch)
         order = epoch_order(key, len(split.labels), batch_size=B)
@@ -117,6 +119,20 @@ def test_each_member_is_the_network_trained_alone(trained, digits):
         assert_same_network(together.params, i, params)
         curve = together.curves["loss"][i].reshape(EPOCHS, -1).mean(axis=1)
         np.testing.assert_allclose(curve, totals, rtol=1e-4)
+
+
+def test_members_on_images_in_colour_are_shifted_and_mirrored_as_one_alone(digits):
+    # Of three channels, the shifted images of one: gradients of noise would be only rounding.
+    images = np.concatenate([np.roll(digits.images[:64], i, axis=2) for i in range(3)], axis=-1)
+    split = Split(images, digits.labels[:64], (0.3, 0.3, 0.2), (0.3, 0.2, 0.3))
+    model = LeNet(in_channels=3, conv_relu_pool=ops.conv_relu_pool_plain)
+    members = MemberConfig([1, 2], 3, 1e-2, {"momentum": 0.9}, augment=np.array([0.5, 1.0]))
+    how = {"epochs": EPOCHS, "batch_size": B, "model": model, "augment_kind": "shift_and_flip"}
+    together = population.train(members, split, optimizer="nesterov", **how)
+    for i in range(2):
+        member = members._replace(seed=members.seed[i], augment=members.augment[i])
+        params, _ = alone(model, "nesterov", member, split, "shift_and_flip")
+        assert_same_network(together.params, i, params)
 
 
 def assert_same_network(together, i, params):
