@@ -9,9 +9,13 @@ Coordinates are (row, column); grey values are float32 from 0, black, to 255, wh
 """
 
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from lenet_jax.data import ink
 
 SIDE = 32  # of the network's input
 MIDDLE = 16  # the pixel nearest to the centre of mass of MNIST's digits; 14 in 28x28
@@ -25,11 +29,43 @@ FORMATS = {  # no others: a picture may come from anybody, and some decoders sta
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
+EMPTY = "is empty: nothing stands out from the background"
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
+class Found(NamedTuple):
+    """What is written in one place of a picture; its box in pixels of the picture."""
+
+    image: np.ndarray  # uint8 [32, 32, 1], light on dark
+    left: float
+    top: float
+    right: float
+    bottom: float
+    doubts: tuple[str, ...]  # why it may not be what was meant
+
+    def scaled(self, factor: float) -> "Found":
+        """The same on a picture with `factor` times the pixels per side."""
+        box = (side * factor for side in (self.left, self.top, self.right, self.bottom))
+        return Found(self.image, *box, self.doubts)
+
+
+def find_files(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
+    """The files to read, folders replaced by the pictures in them, each with an error or None."""
+    for path in map(Path, names):
+        try:
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as error:
+            yield path, f"cannot be read ({error.strerror or error})"
+            continue
+        if path.is_dir():
+            files = [file for file in files if file.suffix.lower() in SUFFIXES]
+        yield from ((file, None) for file in files)
+        if not files:
+            yield path, f"has no picture in it ({' '.join(SUFFIXES)})"
+
+
 def read(path: Path) -> np.ndarray:
-    """The grey values [H, W] of a picture, reduced to at most `LONGEST` pixels per side.
+    """A picture reduced to at most `LONGEST` pixels per side: [H, W], or in colour [H, W, 3].
 
     Raises:
       ValueError: it is no picture that can be read, or an absurdly large one.
@@ -41,8 +77,10 @@ def read(path: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata
             with Image.open(path, formats=tuple(FORMATS)) as image:
-                grey = _grey(ImageOps.exif_transpose(image))
-                grey.thumbnail((LONGEST, LONGEST))
+                if image.mode in ("L", "RGB"):  # a JPEG file is then not even decoded in full
+                    image.thumbnail((LONGEST, LONGEST))
+                image = _flat(ImageOps.exif_transpose(image))
+                image.thumbnail((LONGEST, LONGEST))
     except UnidentifiedImageError as error:
         raise ValueError(f"is no picture that can be read ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -51,7 +89,15 @@ def read(path: Path) -> np.ndarray:
     except Exception as error:  # decoders raise exceptions of all kinds
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
         raise ValueError(f"cannot be read ({reason})") from error
-    return np.asarray(grey, np.float32)
+    return np.asarray(image, np.float32)
+
+
+def pixel_size(path: Path, pixels: np.ndarray) -> float:
+    """The side of a pixel of `read`, in pixels of the file."""
+    from PIL import Image
+
+    with Image.open(path, formats=tuple(FORMATS)) as image:
+        return max(image.size) / max(pixels.shape[:2])
 
 
 def fit(grey: np.ndarray) -> np.ndarray:
@@ -63,6 +109,8 @@ def fit(grey: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: it is empty.
     """
+    if grey.ndim == 3:
+        grey = grey @ np.float32([0.299, 0.587, 0.114])
     low, high = grey.min(), grey.max()
     _require_contrast(high - low)
     if np.median(_border(grey)) > (low + high) / 2:  # dark on light
@@ -72,26 +120,72 @@ def fit(grey: np.ndarray) -> np.ndarray:
     return _paste(grey, (np.array(grey.shape) - 1) / 2, (SIDE - 1) / 2)
 
 
-def center(grey: np.ndarray, box: int = 20) -> np.ndarray:
-    """The picture's digit as MNIST has its digits: uint8 [32, 32, 1], light on dark.
+def crop_square(pixels: np.ndarray) -> np.ndarray:
+    """The middle square of a picture, for networks of colour images: uint8 [32, 32, 3].
 
     Args:
-      grey: [H, W].
-      box: the side of the square that the digit is scaled to; see `registry`.
+      pixels: [H, W], or in colour [H, W, 3].
+    """
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.uint8(np.rint(pixels[top : top + side, left : left + side]))
+    image = Image.fromarray(square).convert("RGB")
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def center(pixels: np.ndarray, box: int = 20) -> np.ndarray:
+    """The largest that `find` finds: uint8 [32, 32, 1], light on dark.
 
     Raises:
       ValueError: nothing stands out from the background.
     """
-    digit = _scaled(_crop_digit(*_foreground(grey)), box)
+    found = find(pixels, box)
+    return max(found, key=lambda each: each.bottom - each.top).image
+
+
+def find(pixels: np.ndarray, box: int = 20, apart: bool = True) -> list[Found]:
+    """What is written on a picture, from left to right, each as MNIST has its digits.
+
+    Args:
+      pixels: [H, W], or in colour [H, W, 3].
+      box: the side of the square that each is scaled to; see `registry`.
+      apart: whether there may be several; otherwise all that is written is one.
+
+    Raises:
+      ValueError: nothing stands out from the background.
+    """
+    grey = ink.flatten_colour(pixels)
+    things = ink.choose(ink.find_things(grey), apart)
+    if not things:
+        raise ValueError(EMPTY)
+    return [_found(grey, thing, box, len(things)) for thing in things]
+
+
+def _found(grey: np.ndarray, thing: ink.Thing, box: int, count: int) -> Found:
+    digit = _scaled(ink.cut_out(grey, thing), box)
     digit *= 255 / digit.max()  # scaling makes thin strokes paler
     total = digit.sum()
     row = digit.sum(axis=1) @ np.arange(len(digit)) / total
     column = digit.sum(axis=0) @ np.arange(digit.shape[1]) / total
-    return _paste(digit, np.array([row, column]), MIDDLE if box < 28 else (SIDE - 1) / 2)
+    image = _paste(digit, np.array([row, column]), MIDDLE if box < 28 else (SIDE - 1) / 2)
+    height, width = grey.shape
+    right, bottom = min(thing.columns.stop, width), min(thing.rows.stop, height)
+    doubts = []
+    if max(grey.shape) > SIDE:  # a data set's own image fills what it has
+        if count > 1:
+            doubts.append(f"is one of {count}")
+        if thing.border > 0:
+            doubts.append("touches the picture's border")
+        elif thing.height * thing.width > 0.8 * height * width:
+            doubts.append("fills the picture")
+    return Found(image, thing.columns.start, thing.rows.start, right, bottom, tuple(doubts))
 
 
-def _grey(image):
-    """A Pillow image in mode F or L, without transparency."""
+def _flat(image):
+    """A Pillow image in mode F, L or RGB, without transparency."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # 16 bits and more: their white is the brightest pixel
@@ -101,14 +195,16 @@ def _grey(image):
         low, high = pixels.min(), pixels.max()
         return Image.fromarray(np.float32((pixels - low) * (255 / max(high - low, 1e-9))))
     if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("L")
-    grey, alpha = image.convert("LA").split()
-    visible = np.asarray(alpha) > 127
-    if not visible.any():
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    image = image.convert("RGBA")
+    alpha = np.asarray(image.getchannel("A"))
+    if not alpha.any():
         return Image.new("L", image.size)
-    card = Image.new("L", image.size, int(_guess_background(np.asarray(grey), visible)))
-    card.paste(grey, mask=alpha)
-    return card
+    visible = alpha > alpha.max() / 2.0
+    grey = round(float(_guess_background(np.asarray(image.convert("L")), visible)))
+    card = Image.new("RGBA", image.size, (grey, grey, grey, 255))
+    card.alpha_composite(image)
+    return card.convert("RGB")
 
 
 def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
@@ -130,50 +226,9 @@ def _border(grey: np.ndarray) -> np.ndarray:
     return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
 
 
-def _foreground(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """The picture without its background, positive where the ink is.
-
-    Returns:
-      [H, W], the distance of each pixel from the background, and the background's standard
-      deviation.
-    """
-    rows, columns = np.indices(grey.shape, np.float32)
-    plane = np.stack([rows, columns, np.ones_like(rows)], axis=-1)  # [H, W, 3]
-    points = np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])
-    values = _border(grey)
-    inside = np.ones(len(values), bool)
-    for _ in range(4):  # each time without the outliers, which are not background
-        slope = np.linalg.lstsq(points[inside], values[inside])[0]
-        distance = np.abs(values - points @ slope)
-        inside = distance <= 2.5 * np.median(distance) + 1
-    ink = grey - plane @ slope
-    noise = 1.4826 * np.median(distance)  # the ratio for a normal distribution
-    return (ink if np.sum(ink**3, dtype=np.float64) > 0 else -ink), noise
-
-
-def _crop_digit(ink: np.ndarray, noise: float) -> np.ndarray:
-    """`ink` [H, W] cropped to its components, specks (a tenth of the largest) left out."""
-    from scipy import ndimage
-
-    smooth = ndimage.gaussian_filter(ink, 1)
-    level = smooth.max()
-    _require_contrast(level, 3 * noise)
-    mask = smooth > level / 3 if level < 10 * noise else ink > max(level / 5, 4 * noise)
-    components, count = ndimage.label(mask, np.ones((3, 3)))
-    sizes = ndimage.sum_labels(ink, components, range(count + 1))
-    sizes[0] = 0  # the pixels of no component
-    kept = sizes > sizes.max() / 10
-    rows, columns = (np.flatnonzero(kept[components].any(axis=axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    specks = (components[box] > 0) & ~kept[components[box]]
-    digit = np.where(specks | (ink[box] < 3 * noise), 0, np.maximum(ink[box], 0))
-    _require_contrast(digit.max())  # the largest component may be a shadow below the noise
-    return digit
-
-
 def _require_contrast(contrast: float, noise: float = 0.0) -> None:
     if contrast <= max(8, noise):
-        raise ValueError("is empty: nothing stands out from the background")
+        raise ValueError(EMPTY)
 
 
 def _scaled(grey: np.ndarray, longest: int) -> np.ndarray:

@@ -202,17 +202,6 @@ def encoded(pixels: np.ndarray, form: str = "png") -> bytes:
     return stream.getvalue()
 
 
-def shadow_and_spot() -> np.ndarray:
-    """The largest thing is a shadow no deeper than the border's grain, beside a deeper spot."""
-    grey = np.full((100, 100), 100, np.uint8)
-    grain = np.random.default_rng(0).integers(-30, 31, (100, 100))
-    inside = np.pad(np.ones((98, 98), bool), 1)
-    grey = np.where(inside, grey, grey + grain)
-    grey[30:80, 10:60] += 40
-    grey[20:26, 80:86] += 110
-    return grey.astype(np.uint8)
-
-
 BAD = {
     "no picture": (b"no picture", "is no picture that can be read"),
     "an empty file": (b"", "is no picture that can be read"),
@@ -230,7 +219,6 @@ BAD = {
         encoded(np.where(INK > 99, np.inf, 1).astype(np.float32), "tiff"),
         "cannot be read .its pixels are not all finite",
     ),
-    "a shadow under the grain": (encoded(shadow_and_spot()), "is empty"),
     "only grain": (
         encoded(np.random.default_rng(0).normal(128, 20, (200, 200)).astype(np.uint8)),
         "is empty",
