@@ -85,6 +85,44 @@ def test_what_cannot_be_answered_is_named_and_the_others_are_answered(tiny_run, 
     assert [answer["file"] for answer in answers if "error" in answer] == list(map(str, bad))
 
 
+def three_digits(path):
+    """4, 0 and 7 side by side."""
+    row = [drawn_digits.printed(digit, "DejaVuSans", size=100, side=160) for digit in (4, 0, 7)]
+    Image.fromarray(np.concatenate(row, axis=1)).resize((1440, 480)).save(path)
+    return path
+
+
+def test_of_several_digits_all_are_answered_from_left_to_right(tiny_run, tmp_path, capsys):
+    file = three_digits(tmp_path / "three.png")
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", "--json", file)
+    answers = [json.loads(line) for line in out]
+    assert (len(answers), len(err), code) == (3, 1, 0)
+    assert err[0] == f"unsure: {file}: what is read is one of 3"
+    for index, answer in enumerate(answers):
+        left, top, right, bottom = answer["box"]
+        assert 480 * index < left < right < 480 * (index + 1)
+        assert 0 < top < bottom < 480
+    (line,), _, _ = ask(capsys, f"--workdir={tiny_run}", file)
+    classes = " ".join(answer["class"] for answer in answers)
+    assert line == f"{file}: 3 digits: {classes}"
+
+
+def test_output_has_what_the_network_saw(tiny_run, tmp_path, capsys):
+    three = three_digits(tmp_path / "three.png")
+    one = tmp_path / "one.png"
+    Image.fromarray(drawn_digits.printed(5, "DejaVuSans")).save(one)
+    folder = tmp_path / "new" / "seen"
+    out, _, code = ask(capsys, f"--workdir={tiny_run}", f"--output={folder}", one, three, one)
+    assert (len(out), code) == (3, 0)
+    names = ["001-one", "002-three-1", "002-three-2", "002-three-3", "003-one"]
+    assert sorted(file.stem for file in folder.iterdir()) == names
+    seen = np.asarray(Image.open(folder / "001-one.png"))
+    np.testing.assert_array_equal(seen, predict.prepare(one, trained.load(tiny_run))[..., 0])
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", f"--output={one}/seen", one)
+    assert (out, len(err), code) == ([], 1, 1)
+    assert err[0].endswith("--output names another folder")
+
+
 def test_ctrl_c_is_one_line_and_130(tiny_run, folder, capsys, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
@@ -126,17 +164,24 @@ def test_a_wrong_question_is_one_line_and_code_2(argv, words, capsys):
     assert err[0].startswith(f"error: {words}")
 
 
-@pytest.mark.slow
-def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
-    """A short training on 12,800 handwritten digits is enough to read most of ten fonts'."""
+@pytest.fixture(scope="module")
+def short_run(mnist_dir, tmp_path_factory):
+    """A short training on 12,800 handwritten digits."""
     dataset = data.load("mnist", str(mnist_dir))
     first = lambda split, n: split._replace(images=split.images[:n], labels=split.labels[:n])
     part = dataclasses.replace(
         dataset, train=first(dataset.train, 12800), test=first(dataset.test, 1000)
     )
     settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
-    loop.fit(loop.resolve(settings, part), part, tmp_path, lambda line: None)
-    run, rng = trained.load(tmp_path), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("short")
+    loop.fit(loop.resolve(settings, part), part, folder, lambda line: None)
+    return trained.load(folder)
+
+
+@pytest.mark.slow
+def test_printed_and_photographed_digits_are_read(short_run, tmp_path):
+    """It is enough to read most of ten fonts'."""
+    rng = np.random.default_rng(0)
     images, labels = [], []
     for font in drawn_digits.FONTS:
         for digit in range(10):
@@ -144,7 +189,20 @@ def test_printed_and_photographed_digits_are_read(mnist_dir, tmp_path):
                 Image.fromarray(drawn_digits.photographed(digit, font, rng)).save(
                     tmp_path / "x.png"
                 )
-                images.append(predict.prepare(tmp_path / "x.png", run))
+                images.append(predict.prepare(tmp_path / "x.png", short_run))
                 labels.append(digit)
-    right = predict.predict_probs(run, images).argmax(1) == labels
+    right = predict.predict_probs(short_run, images).argmax(1) == labels
     assert right.mean() >= 0.93
+
+
+@pytest.mark.slow
+def test_pictures_as_people_have_them_are_read(short_run):
+    """A folder of pictures called <kind>-<digit>.<suffix>: frames, desks, shadows, rules."""
+    folder = os.environ.get("LENET_JAX_TEST_PICTURES")
+    if not folder:
+        pytest.skip("LENET_JAX_TEST_PICTURES does not name a folder of pictures")
+    files = [file for file, error in picture.find_files([folder]) if not error]
+    images = [predict.prepare(file, short_run) for file in files]
+    labels = [int(file.stem[-1]) for file in files]
+    right = predict.predict_probs(short_run, images).argmax(1) == labels
+    assert right.mean() >= 0.95
