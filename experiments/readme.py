@@ -1,28 +1,143 @@
-"""Puts the tables in results/*.md into the README, between their marks.
+"""Puts what is in results/ into the pages that show it, between their marks.
 
     python experiments/readme.py
 
-A block begins with `<!-- results/name.md -->` and ends with `<!-- end -->`; what stands between is
-replaced. tests/test_readme.py fails when the README and the files disagree.
+A block begins with `<!-- results/name.md -->` or `<!-- summary: name -->` and ends with
+`<!-- end -->`; what stands between is replaced by that file, or by what the function `name` below
+makes of the numbers. tests/test_readme.py fails when a page and the files disagree.
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-BLOCK = re.compile(r"(<!-- (results/\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = (README, HERE / "README.md", HERE / "cluster.md", HERE / "conv_relu_pool.md")
+BLOCK = re.compile(r"(<!-- (?:(results/\w+\.md)|summary: (\w+)) -->\n).*?(<!-- end -->)", re.DOTALL)
+BATCHES = (64, 256, 1024)
+
+
+def headline() -> str:
+    """The one number, of the batch size that people train with."""
+    ratios = _results("throughput")["ratios"]["training, batch 64"]
+    speeds = _results("throughput")["training"]["batch 64"]["ours, cores as devices"]
+    per_second = sorted(speeds)[len(speeds) // 2]
+    return (
+        f"**{_ratio(ratios, 'ours, cores as devices', 'PyTorch'):.1f} times as fast as PyTorch's "
+        f"best** on two CPU cores: {round(per_second, -3):,.0f} images a second in training at "
+        "batch 64."
+    )
+
+
+def speed() -> str:
+    """Ratios to the best of PyTorch's rows, on both instruction sets."""
+    lines = [
+        f"| times PyTorch's best, batch {' / '.join(f'{b:,}' for b in BATCHES)} | AVX-512 | AVX2 |",
+        "|---|--:|--:|",
+    ]
+    names = ("throughput", "throughput_avx2")
+    rows = {
+        "training": ("training, batch {}", "ours, cores as devices"),
+        "training, `train_step` by itself": ("training, batch {}", "ours, step by step"),
+        "inference": ("inference, batch {}", "ours"),
+    }
+    for title, (where, ours) in rows.items():
+        cells = [
+            " / ".join(
+                f"{_ratio(_results(name)['ratios'][where.format(batch)], ours, 'PyTorch'):.2f}"
+                for batch in BATCHES
+            )
+            for name in names
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    networks = [
+        _ratio(
+            _results(name)["ratios"]["8 networks, batch 64"],
+            "ours, vmap, cores as devices",
+            "PyTorch torch.func",
+        )
+        for name in names
+    ]
+    lines.append(f"| 8 networks at once, batch 64 | {' | '.join(f'{r:.2f}' for r in networks)} |")
+    machine = _results("throughput")["machine"]
+    return "\n".join([*lines, "", _made_by("throughput", f"; {machine['cores']} cores")])
+
+
+def accuracy() -> str:
+    """Test errors beside LeCun's, without the columns that the page of results has."""
+    lines = [
+        "| test error on MNIST, % | one network | 10 together | LeCun et al. 1998 |",
+        "|---|--:|--:|--:|",
+    ]
+    rows = {row["name"]: row for row in _results("lecun1998")["rows"]}
+    for kind, theirs in (("plain", "0.95"), ("distorted", "0.80; boosted 0.70")):
+        one, ten = rows[f"{kind}, one network"], rows[f"{kind}, 10 networks together"]
+        lines.append(
+            f"| {kind} images | **{one['error']:.2f}** ± {one['error_sd']:.2f} "
+            f"({one['runs']} runs) | **{ten['error']:.2f}** | {theirs} |"
+        )
+    return "\n".join([*lines, "", _made_by("lecun1998")])
+
+
+def parity() -> str:
+    """The worst case of each group, beside PyTorch's own rounding."""
+    results = _results("parity")
+    gradients = {
+        f"{name} {op}": case
+        for op, cases in results["gradients"].items()
+        for name, case in cases.items()
+    }
+    groups = {
+        "logits, losses and gradients": gradients,
+        "50 optimizer steps, same gradients": {
+            name: case for name, case in results["training"].items() if "same gradients" in name
+        },
+        "50 steps of training": {
+            name: case for name, case in results["training"].items() if "same" not in name
+        },
+    }
+    lines = [
+        "| largest relative difference | cases | float64 | float32 | PyTorch's own rounding |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for title, cases in groups.items():
+        worst = [
+            max(case[kind] for case in cases.values())
+            for kind in ("float64", "float32", "its rounding")
+        ]
+        lines.append(f"| {title} | {len(cases)} | {' | '.join(f'{w:.0e}' for w in worst)} |")
+    return "\n".join([*lines, "", _made_by("parity")])
+
+
+SUMMARIES = {f.__name__: f for f in (headline, speed, accuracy, parity)}
+
+
+def _results(name: str) -> dict[str, Any]:
+    return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def _ratio(rows: list[dict[str, Any]], ours: str, to: str) -> float:
+    return next(row["median"] for row in rows if row["ours"] == ours and row["to"].startswith(to))
+
+
+def _made_by(name: str, more: str = "") -> str:
+    machine = _results(name)["machine"]
+    return f"Made by `{machine['command']}` on {machine['processor']}{more}."
 
 
 def with_results(text: str) -> str:
-    """`text` with each block's content read anew from its file."""
+    """`text` with each block's content made anew."""
 
     def fill(match: re.Match[str]) -> str:
-        start, name, end = match.groups()
-        return f"{start}\n{(HERE / name).read_text().strip()}\n\n{end}"
+        start, file, summary, end = match.groups()
+        content = (HERE / file).read_text().strip() if file else SUMMARIES[summary]()
+        return f"{start}\n{content}\n\n{end}"
 
     return BLOCK.sub(fill, text)
 
 
 if __name__ == "__main__":
-    README.write_text(with_results(README.read_text()))
+    for page in PAGES:
+        page.write_text(with_results(page.read_text()))

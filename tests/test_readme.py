@@ -1,4 +1,4 @@
-"""The front door is true: its figures are the files', its code runs, its flags exist."""
+"""The pages are true: their figures are the files', their code runs, their flags exist."""
 
 import dataclasses
 import doctest
@@ -10,22 +10,24 @@ import readme
 
 from lenet_jax.run.settings import Settings
 
-TEXT = readme.README.read_text()
 ROOT = readme.README.parent
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in readme.PAGES}
+ALL = "\n".join(PAGES.values())
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def test_the_front_door_is_a_page_that_one_reads():
+    assert PAGES["README.md"].count("\n") <= 170
 
 
-def test_every_results_block_is_its_file():
-    assert readme.with_results(TEXT) == TEXT
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_results_is_its_file(page):
+    assert readme.with_results(PAGES[page]) == PAGES[page]
 
 
-def test_each_python_block_runs_and_prints_what_it_says():
-    assert blocks("python")
+@pytest.mark.parametrize("page", PAGES)
+def test_each_python_block_runs_and_prints_what_it_says(page):
     namespace: dict = {}
-    for number, block in enumerate(blocks("python")):
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)):
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, namespace, f"{number}", None, 0)
             result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
@@ -35,23 +37,29 @@ def test_each_python_block_runs_and_prints_what_it_says():
             assert result.failed == 0
         else:
             exec(block, namespace)
+    assert namespace or page != "README.md"
 
 
 def test_flags_that_are_shown_exist():
     known = {field.name for field in dataclasses.fields(Settings)} | {"help", "flagfile"}
-    shown = set(re.findall(r"lenet_jax\.train[^\n]*", TEXT))
+    shown = set(re.findall(r"lenet_jax\.train[^\n]*", ALL))
     flags = {flag for line in shown for flag in re.findall(r"--(?:no)?(\w+)", line)}
     assert flags
     assert flags <= known
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
-def test_each_relative_link_leads_somewhere(link):
-    assert Path(ROOT, link).exists()
+LINK = re.compile(r"\]\((?!http)([^)#]+)[^)]*\)")
 
 
 @pytest.mark.parametrize(
-    "cited", sorted(set(re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(\w+))?`", TEXT))), ids="::".join
+    ("page", "link"), sorted({(page, link) for page in PAGES for link in LINK.findall(PAGES[page])})
+)
+def test_each_relative_link_leads_somewhere(page, link):
+    assert Path(ROOT, page).parent.joinpath(link).exists()
+
+
+@pytest.mark.parametrize(
+    "cited", sorted(set(re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(\w+))?`", ALL))), ids="::".join
 )
 def test_each_test_that_is_cited_exists(cited):
     file, name = cited
@@ -69,4 +77,4 @@ def test_the_drawn_cases_are_as_many_as_they_are_said_to_be():
         f"{count('data/test_idx'):,} IDX files, {count('test_cli')} command lines, "
         f"{count('run/test_checkpoint')} checkpoint metadata, {count('run/test_folder')} "
         f"`config.json`, {count('run/test_log')} `metrics.jsonl`"
-    ) in TEXT
+    ) in ALL

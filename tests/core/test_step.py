@@ -129,7 +129,7 @@ def test_with_other_classes_and_channels_it_trains_as_pytorchs(sizes, precision)
     dtype, torch_dtype, rounding = precision
     net = make_net(9, torch_dtype, *sizes)
     op = ops.conv_relu_pool_plain if sizes[1] == 1 else ops.conv_relu_pool
-    # Linear in the gradients: adam's first steps turn the rounding of those near 0 into whole steps.
+    # Linear in the gradients: adam's first steps make of the rounding of one near 0 a full step.
     tx = make_optimizer("nesterov", 0.02)
     state = create_train_state(jax.random.key(0), tx, LeNet(*sizes, op), params_of(net))
     optimizer = TORCH_OPTIMIZERS["nesterov"](net.parameters())
