@@ -1,190 +1,17 @@
-"""Where on a picture something is written, whatever lies around it and however it is lit.
+"""Which of the things on a picture are ink, whatever lies around it and however it is lit.
 
-A thing is a connected set of pixels above some level, of a view of the picture, that has an edge
-all round (as in maximally stable extremal regions, Matas et al., 2002). The views are the picture
-without a plane, which is fitted to its border, and without its local median; lighter and darker
-things are looked for alike. A sheet, a frame and a cell of a form are things too; they are told
-from ink by being rectangles around another thing. What touches the picture's border is left out,
-unless it is all there is.
+A sheet, a frame and a cell of a form are things too; they are told from ink by being rectangles
+around another thing. What touches the picture's border is left out, unless it is all there is.
+Things that are written in the same way beside one another are told apart; strokes that do not touch
+but lie close, or over one another, are one.
 
 Coordinates are (row, column).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
-FAINTEST = 8  # grey levels between ink and paper
-SQUARE = np.ones((3, 3), bool)
-FINE = 288  # pixels per side on which things are looked for
-COARSE = 64  # pixels per side on which the local median is taken
-
-
-class Thing(NamedTuple):
-    """A connected set of pixels."""
-
-    rows: slice
-    columns: slice
-    mask: np.ndarray  # bool [rows, columns]
-    sign: int  # 1: lighter than what is around it
-    view: int  # the number of the view on which it is found
-    level: float  # above it in its view
-    contrast: float  # grey levels across its outline
-    closed: float  # the share of its outline that has an edge
-    cut: float  # the share of its outline at which the picture ends
-    border: float  # the share of the picture's border that it covers
-    solid: float  # its own share of its filled outline
-
-    @property
-    def height(self) -> int:
-        return self.rows.stop - self.rows.start
-
-    @property
-    def width(self) -> int:
-        return self.columns.stop - self.columns.start
-
-    def enlarged(self, step: int) -> "Thing":
-        """The same on a picture with `step` times the pixels per side."""
-        rows, columns = (slice(s.start * step, s.stop * step) for s in (self.rows, self.columns))
-        mask = self.mask.repeat(step, 0).repeat(step, 1)
-        return self._replace(rows=rows, columns=columns, mask=mask)
-
-    @property
-    def size(self) -> float:
-        return float(np.hypot(self.height, self.width))
-
-
-def flatten_colour(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, C] to [H, W]: along the colours in which things differ most from what is around them.
-
-    Of a grey picture these are its grey values.
-    """
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return pixels.reshape(pixels.shape[:2])
-    residual = (pixels - local_median(pixels)).reshape(-1, 3).astype(np.float64)
-    axis = np.linalg.eigh(residual.T @ residual)[1][:, -1]
-    axis *= np.sign(axis.sum()) or 1
-    return (pixels @ (axis / np.sqrt(3))).astype(np.float32)
-
-
-def local_median(pixels: np.ndarray) -> np.ndarray:
-    """Of a quarter of the longer side around each pixel: [H, W, ...]."""
-    step = max(1, -(-max(pixels.shape[:2]) // COARSE))
-    coarse = pixels[step // 2 :: step, step // 2 :: step]
-    window = max(3, max(coarse.shape[:2]) // 4) | 1
-    sizes = (window, window) + (1,) * (pixels.ndim - 2)
-    coarse = ndimage.median_filter(coarse, sizes, mode="nearest")
-    rows, columns = (
-        np.clip((np.arange(side) - step // 2) / step, 0, None) for side in pixels.shape[:2]
-    )
-    grid = np.meshgrid(rows, columns, indexing="ij")
-    if pixels.ndim == 2:
-        return ndimage.map_coordinates(coarse, grid, order=1, mode="nearest")
-    channels = [
-        ndimage.map_coordinates(channel, grid, order=1, mode="nearest")
-        for channel in np.moveaxis(coarse, -1, 0)
-    ]
-    return np.stack(channels, axis=-1)
-
-
-def border_plane(grey: np.ndarray) -> np.ndarray:
-    """The plane [H, W] through most of the picture's border."""
-    rows, columns = np.indices(grey.shape, np.float32)
-    plane = np.stack([rows, columns, np.ones_like(rows)], axis=-1)  # [H, W, 3]
-    edge = lambda each: np.concatenate([each[0], each[-1], each[1:-1, 0], each[1:-1, -1]])
-    points, values = edge(plane), edge(grey)
-    distance = np.abs(values - np.median(values))
-    inside = distance <= 2.5 * np.median(distance) + 60
-    for _ in range(4):  # each time without the outliers, which are not background
-        slope = np.linalg.lstsq(points[inside], values[inside])[0]
-        distance = np.abs(values - points @ slope)
-        inside = distance <= 2.5 * np.median(distance) + 1
-    return plane @ slope
-
-
-def find_things(grey: np.ndarray) -> list[Thing]:
-    """All things on a picture [H, W], each as often as there are levels at which it is one."""
-    step = -(-max(grey.shape) // FINE)
-    if step > 1:
-        grey = ndimage.uniform_filter(grey, step)[step // 2 :: step, step // 2 :: step]
-    smooth = ndimage.gaussian_filter(grey, min(1.0, max(grey.shape) / 150))
-    fall = {  # from the highest value nearby
-        sign: ndimage.maximum_filter(sign * smooth, 7) - sign * smooth for sign in (1, -1)
-    }
-    local = smooth - local_median(smooth)
-    noise = np.quantile(np.abs(local), 0.3) / 0.385  # of a normal distribution
-    lowest = max(FAINTEST / 2, 3 * noise)
-    things = []
-    for number, view in enumerate((smooth - border_plane(smooth), local)):
-        for sign in (1, -1):
-            ink = sign * view
-            levels = np.geomspace(lowest, max(ink.max(), lowest), 9)[:-1]
-            if view is not local:  # what is on a sheet may be as dark as what is around the sheet
-                levels = [*levels, *-np.geomspace(lowest, max(-ink.min(), lowest), 7)[:-1]]
-            for level in levels:
-                things += _components(ink > level, fall[sign], sign, number, level)
-    return [thing.enlarged(step) for thing in things if thing.contrast > max(FAINTEST, 4 * noise)]
-
-
-def _components(mask: np.ndarray, fall: np.ndarray, *found: float) -> list[Thing]:
-    labels, _ = ndimage.label(mask, SQUARE)
-    boxes = ndimage.find_objects(labels)
-    least = max(3, max(mask.shape) / 40)
-    extent = np.array([max(b.stop - b.start for b in box) for box in boxes], int)
-    order = np.argsort(-extent)[:8]
-    return [
-        _thing(labels[boxes[index]] == index + 1, boxes[index], fall, *found)
-        for index in order
-        if extent[index] >= least
-    ]
-
-
-def _thing(inside, box, fall, sign, view, level) -> Thing:
-    rows, columns = box
-    filled = fill_holes(inside)
-    near = ndimage.binary_dilation(np.pad(filled, 2), SQUARE)
-    ring = ndimage.binary_dilation(near, SQUARE) & ~near
-    r, c = np.nonzero(ring)
-    r, c = r + rows.start - 2, c + columns.start - 2
-    height, width = fall.shape
-    on_picture = (r >= 0) & (c >= 0) & (r < height) & (c < width)
-    values = fall[r[on_picture], c[on_picture]] if on_picture.any() else np.zeros(1)
-    strong = np.quantile(values, 0.75)
-    return Thing(
-        rows,
-        columns,
-        inside,
-        sign,
-        view,
-        level,
-        contrast=float(np.median(values)),
-        closed=float(np.mean(values > 0.4 * strong)),
-        cut=float(np.mean(~on_picture)),
-        border=float(np.sum(~on_picture) / (2 * (height + width))),
-        solid=float(inside.sum() / filled.sum()),
-    )
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
-    return (outside != outside[0, 0])[1:-1, 1:-1]
-
-
-def _shape(filled: np.ndarray) -> tuple[float, float]:
-    """The area of a shape's convex hull as a share of the smallest rectangle around it, and the
-    shape's own area as a share of its hull's.
-    """
-    points = np.argwhere(filled & ~ndimage.binary_erosion(filled))
-    corners = np.concatenate([points + d for d in ((0, 0), (0, 1), (1, 0), (1, 1))])
-    hull = ConvexHull(corners)
-    points = corners[hull.vertices]
-    sides = np.diff(points, axis=0, append=points[:1])
-    along = sides / np.linalg.norm(sides, axis=1, keepdims=True)  # a side of it lies on the hull
-    across = along[:, ::-1] * [1, -1]
-    box = np.min(np.ptp(points @ along.T, axis=0) * np.ptp(points @ across.T, axis=0))
-    return hull.volume / box, filled.sum() / hull.volume
+from lenet_jax.data.things import SQUARE, Thing, fill_holes, shape
 
 
 def contains(outer: Thing, inner: Thing) -> bool:
@@ -225,7 +52,7 @@ def _is_part(inner: Thing, outer: Thing) -> bool:
 def _is_card(thing: Thing, others: list[Thing]) -> bool:
     """Whether it is a sheet or a frame, with something on it or in it."""
     filled = fill_holes(thing.mask)
-    fill, convex = _shape(filled)
+    fill, convex = shape(filled)
     if fill < 0.93:
         return False
     for other in others:
@@ -233,7 +60,7 @@ def _is_card(thing: Thing, others: list[Thing]) -> bool:
             enclosed = convex > 0.9 and filled[_box_in(thing, other)][other.mask].all()
             if (enclosed or fill > 0.95) and not _lies_in(other, thing):
                 return True
-            if enclosed and (thing.solid > 0.75 or (fill > 0.95 and _shape(other.mask)[0] < 0.8)):
+            if enclosed and (thing.solid > 0.75 or (fill > 0.95 and shape(other.mask)[0] < 0.8)):
                 return True
     return False
 
@@ -249,7 +76,8 @@ def choose(things: list[Thing], apart: bool = True) -> list[Thing]:
     if not closed:
         return []
     inner = [t for t in closed if t.border == 0]
-    cut = [t for t in closed if 0 < t.border < 0.5 and t.cut < 0.45 and _is_stroke(t)]
+    cut = [t for t in closed if 0 < t.border < 0.5 and t.cut < 0.45]
+    cut = [t for t in cut if _thickness(t) < 0.34 * t.size]  # no shadow, and no part of the paper
     strongest = max(t.contrast for t in inner or cut or closed)
     inner = [t for t in inner if t.contrast > strongest / 4]
     score = lambda t: t.size * min(t.contrast, 0.4 * strongest) * t.closed**2
@@ -258,7 +86,8 @@ def choose(things: list[Thing], apart: bool = True) -> list[Thing]:
     best = max(ink or inner, key=score, default=None)
     cut = [t for t in cut if (best is None or _outdoes(t, best)) and not _is_card(t, inner)]
     best = max(cut, key=score, default=best) or max(closed, key=score)
-    return _group(_sharpest(best, closed), things, apart)
+    best = _sharpest(best, closed)
+    return _group(best, ink, things) if apart else [_joined(best, things, apart)]
 
 
 def _outdoes(cut: Thing, inner: Thing) -> bool:
@@ -280,13 +109,13 @@ def _sharpest(best: Thing, things: list[Thing]) -> Thing:
         for t in things
         if (t.sign, t.view, t.border == 0) == (best.sign, best.view, best.border == 0)
         and 0.85 * best.size < t.size <= best.size
-        and _overlap(best, t)
+        and _coincide(best, t)
     ]
     sharpest = max(t.contrast for t in same)
     return min((t for t in same if t.contrast >= 0.75 * sharpest), key=lambda t: t.level)
 
 
-def _overlap(a: Thing, b: Thing) -> bool:
+def _coincide(a: Thing, b: Thing) -> bool:
     """Whether they lie in about the same box."""
     near = 0.15 * a.size
     return all(
@@ -295,10 +124,9 @@ def _overlap(a: Thing, b: Thing) -> bool:
     )
 
 
-def _is_stroke(thing: Thing) -> bool:
-    """Whether no large disc lies in it, as one does in a shadow and in a part of the paper."""
-    radius = ndimage.distance_transform_edt(np.pad(thing.mask, 1)).max()
-    return bool(2 * radius < 0.34 * thing.size)
+def _thickness(thing: Thing) -> float:
+    """The diameter of the largest disc that lies in it."""
+    return 2 * float(ndimage.distance_transform_edt(np.pad(thing.mask, 1)).max())
 
 
 def _lines(thing: Thing, card: Thing) -> bool:
@@ -312,38 +140,48 @@ def _lines(thing: Thing, card: Thing) -> bool:
     return thing.sign == card.sign and -near < min(gaps) < near
 
 
-def _group(best: Thing, things: list[Thing], apart: bool) -> list[Thing]:
-    """`best` and what is written in the same way beside it, from left to right.
+def _group(best: Thing, ink: list[Thing], things: list[Thing]) -> list[Thing]:
+    """`best` and what is written in the same way beside it, in any light, from left to right."""
+    groups, pen = [_joined(best, things)], _thickness(best)
+    while True:
+        beside = [
+            t
+            for t in ink
+            if t.sign == best.sign
+            and t.contrast > 0.4 * best.contrast
+            and 0.5 * best.height < t.height
+            and t.size < 1.3 * best.size
+            and not any(_overlap(group, t) for group in groups)
+            and 0.4 < _thickness(t) / pen < 2.5
+        ]
+        if not beside:
+            return sorted(groups, key=lambda group: group.columns.start)
+        largest = max(beside, key=lambda t: t.size * t.closed**2)
+        groups.append(_joined(_sharpest(largest, ink), things))
 
-    Strokes that do not touch but lie close, or over one another, are one thing.
-    """
-    groups = [best]
+
+def _joined(thing: Thing, things: list[Thing], apart: bool = True) -> Thing:
+    """With the strokes that do not touch it, but lie close, or over it; or else with all."""
     rest = [
         t
         for t in things
-        if t is not best
-        and t.sign == best.sign
-        and t.level == best.level
-        and t.view == best.view
-        and t.border == 0
-        and t.contrast > best.contrast / 4
-        and t.mask.sum() > best.mask.sum() / 20
-        and t.size < 1.3 * best.size
-        and not contains(t, best)
+        if (t.sign, t.view, t.level, t.border) == (thing.sign, thing.view, thing.level, 0)
+        and t is not thing
+        and t.contrast > thing.contrast / 4
+        and t.mask.sum() > thing.mask.sum() / 20
+        and t.size < 1.3 * thing.size
+        and not contains(t, thing)
     ]
-    while True:
-        pairs = [(g, t) for g in groups for t in rest if not apart or _close(g, t)]
-        if not pairs:
-            far = [t for t in rest if t.height > best.height / 2 and t.closed >= 0.8]
-            if not far:
-                break
-            groups.append(far[0])
-            rest = [t for t in rest if t is not far[0]]
-            continue
-        group, thing = pairs[0]
-        groups = [g for g in groups if g is not group] + [_union(group, thing)]
-        rest = [t for t in rest if t is not thing]
-    return sorted(groups, key=lambda g: g.columns.start)
+    while close := [t for t in rest if not apart or _close(thing, t)]:
+        thing = _union(thing, close[0])
+        rest = [t for t in rest if t is not close[0]]
+    return thing
+
+
+def _overlap(a: Thing, b: Thing) -> bool:
+    """Whether one has a pixel's column in common with the other's, by more than a serif."""
+    common = min(a.columns.stop, b.columns.stop) - max(a.columns.start, b.columns.start)
+    return common > 0.3 * min(a.width, b.width)
 
 
 def _close(a: Thing, b: Thing) -> bool:

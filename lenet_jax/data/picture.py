@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lenet_jax.data import ink
+from lenet_jax.data import ink, things
 
 SIDE = 32  # of the network's input
 MIDDLE = 16  # the pixel nearest to the centre of mass of MNIST's digits; 14 in 28x28
@@ -157,14 +157,14 @@ def find(pixels: np.ndarray, box: int = 20, apart: bool = True) -> list[Found]:
     Raises:
       ValueError: nothing stands out from the background.
     """
-    grey = ink.flatten_colour(pixels)
-    things = ink.choose(ink.find_things(grey), apart)
-    if not things:
+    grey = things.flatten_colour(pixels)
+    inked = ink.choose(things.find_things(grey), apart)
+    if not inked:
         raise ValueError(EMPTY)
-    return [_found(grey, thing, box, len(things)) for thing in things]
+    return [_found(grey, thing, box, len(inked)) for thing in inked]
 
 
-def _found(grey: np.ndarray, thing: ink.Thing, box: int, count: int) -> Found:
+def _found(grey: np.ndarray, thing: things.Thing, box: int, count: int) -> Found:
     digit = _scaled(ink.cut_out(grey, thing), box)
     digit *= 255 / digit.max()  # scaling makes thin strokes paler
     total = digit.sum()
