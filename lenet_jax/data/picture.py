@@ -1,9 +1,8 @@
-"""A picture of one digit, of any size and on any even background, as the network's input.
+"""What is written on a picture of any size, as the network's input.
 
 MNIST's digits were scaled to a box of 20x20, keeping their aspect ratio, and centred in 28x28 by
-their centre of mass (LeCun et al., 1998, section III.A). `center` does the same to a digit, which
-it finds first: what stands out from the background, a plane fitted to the picture's border, be it
-lighter or darker, without specks.
+their centre of mass (LeCun et al., 1998, section III.A). `find` does the same to each digit of a
+picture, which it finds first; see `things` and `ink`.
 
 Coordinates are (row, column); grey values are float32 from 0, black, to 255, white.
 """
