@@ -78,8 +78,9 @@ def find(path: Path, run: TrainedRun, center: bool = True) -> list[picture.Found
         return whole(picture.crop_square(pixels))
     if not center:
         return whole(picture.fit(pixels))
-    box = registry.INFO[run.config["data"]["name"]].box
-    found = picture.find(pixels, box, apart=max(map(len, run.classes)) == 1)
+    info = registry.INFO[run.config["data"]["name"]]
+    apart = max(map(len, run.classes)) == 1
+    found = picture.find(pixels, info.box, info.by_mass, apart)
     return [each.scaled(scale) for each in found]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from lenet_jax.data import ink, things
 
@@ -135,22 +136,25 @@ def crop_square(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def center(pixels: np.ndarray, box: int = 20) -> np.ndarray:
+def center(pixels: np.ndarray, box: int = 20, by_mass: bool = True) -> np.ndarray:
     """The largest that `find` finds: uint8 [32, 32, 1], light on dark.
 
     Raises:
       ValueError: nothing stands out from the background.
     """
-    found = find(pixels, box)
+    found = find(pixels, box, by_mass)
     return max(found, key=lambda each: each.bottom - each.top).image
 
 
-def find(pixels: np.ndarray, box: int = 20, apart: bool = True) -> list[Found]:
+def find(
+    pixels: np.ndarray, box: int = 20, by_mass: bool = True, apart: bool = True
+) -> list[Found]:
     """What is written on a picture, from left to right, each as MNIST has its digits.
 
     Args:
       pixels: [H, W], or in colour [H, W, 3].
-      box: the side of the square that each is scaled to; see `registry`.
+      box: the side of the square that each is scaled to, and
+      by_mass: whether its centre of mass comes to the middle, or that of its box; see `registry`.
       apart: whether there may be several; otherwise all that is written is one.
 
     Raises:
@@ -160,16 +164,16 @@ def find(pixels: np.ndarray, box: int = 20, apart: bool = True) -> list[Found]:
     inked = ink.choose(things.find_things(grey), apart)
     if not inked:
         raise ValueError(EMPTY)
-    return [_found(grey, thing, box, len(inked)) for thing in inked]
+    return [_found(grey, thing, box, by_mass, len(inked)) for thing in inked]
 
 
-def _found(grey: np.ndarray, thing: things.Thing, box: int, count: int) -> Found:
+def _found(grey: np.ndarray, thing: things.Thing, box: int, by_mass: bool, count: int) -> Found:
     digit = _scaled(ink.cut_out(grey, thing), box)
     digit *= 255 / digit.max()  # scaling makes thin strokes paler
-    total = digit.sum()
-    row = digit.sum(axis=1) @ np.arange(len(digit)) / total
-    column = digit.sum(axis=0) @ np.arange(digit.shape[1]) / total
-    image = _paste(digit, np.array([row, column]), MIDDLE if box < 28 else (SIDE - 1) / 2)
+    if by_mass:
+        image = _paste(digit, np.array(ndimage.center_of_mass(digit)), MIDDLE)
+    else:
+        image = _paste(digit, (np.array(digit.shape) - 1) / 2, (SIDE - 1) / 2)
     height, width = grey.shape
     right, bottom = min(thing.columns.stop, width), min(thing.rows.stop, height)
     doubts = []
@@ -208,7 +212,6 @@ def _flat(image):
 
 def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
     """The grey value to put behind the `visible` pixels of a picture [H, W]."""
-    from scipy import ndimage
 
     low, middle, high = np.percentile(grey[visible], [1, 50, 99])
     rim = np.median(grey[visible & ~ndimage.binary_erosion(visible)])

@@ -166,6 +166,18 @@ def test_mnists_own_digits_come_back_as_they_are(mnist_dir):
     assert all(likeness(*pair) > 0.98 for pair in pairs)
 
 
+def test_the_mass_is_centred_or_where_a_data_set_has_it_so_the_box():
+    corner = np.zeros((60, 60), np.float32)  # an L
+    corner[10:50, 15:22] = corner[43:50, 15:40] = 255
+    middles = []
+    for by_mass in (True, False):
+        image = picture.center(corner, by_mass=by_mass)[..., 0]
+        rows, columns = np.nonzero(image > 100)
+        middles.append([(axis.min() + axis.max()) / 2 for axis in (rows, columns)])
+    assert np.abs(np.array(middles[1]) - 15.5).max() <= 0.5
+    assert np.abs(np.array(middles[0]) - 15.5).max() > 1.5
+
+
 def test_a_larger_box_is_filled_and_its_digit_stays_inside():
     image = picture.center(THREE.astype(np.float32), box=32)
     assert image[0].any()

@@ -212,9 +212,10 @@ def test_the_drawing_is_framed_as_predict_frames_a_picture_of_it(on_digits):
     for digit in DRAWN.keys() - {1}:  # predict rounds its width, 2.4 pixels, to an integer
         strokes = json.dumps(DRAWN[digit])
         framed = np.reshape(on_digits.evaluate(f"Array.from(frame({strokes}))"), (32, 32))
-        expected = picture.center(pictured(DRAWN[digit]), info.box).astype(float)[..., 0]
+        expected = picture.center(pictured(DRAWN[digit]), info.box, info.by_mass)[..., 0]
         shifted = [  # the centre of mass may lie between two pixels
-            np.roll(expected, by, axis=(0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)
+            np.roll(expected.astype(float), by, axis=(0, 1))
+            for by in itertools.product((-1, 0, 1), repeat=2)
         ]
         difference = min(np.abs(framed - one).mean() for one in shifted)
         assert difference < 8, digit  # a shift by half a pixel gives 6.5, by one 15
