@@ -27,9 +27,9 @@ import numpy as np
 from _results import path, write_json, write_markdown
 from PIL import Image
 
-from lenet_jax import cli, data, export, predict, report
+from lenet_jax import cli, data, export, report
 from lenet_jax.interop.pytorch import read_params
-from lenet_jax.run import loop
+from lenet_jax.run import loop, reading
 from lenet_jax.run import trained as runs
 from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.settings import Settings
@@ -71,8 +71,8 @@ def read(run: runs.TrainedRun, file: Path) -> dict[str, dict[str, list[int]]]:
             for digit in labels.tolist():
                 picture = file.with_suffix(f".{suffix}")
                 Image.fromarray(make(digit, font, rng)).save(picture, **how)
-                images.append(predict.prepare(picture, run))
-            predicted = predict.predict_probs(run, images).argmax(axis=1)
+                images.append(reading.prepare(picture, run))
+            predicted = reading.predict_probs(run, images).argmax(axis=1)
             found[form][font] = [int(np.sum(predicted == labels)), len(labels)]
     return found
 

@@ -26,9 +26,8 @@ from drawn_digits import DRAWN, FOLDER, FONTS
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 
-from lenet_jax import predict
 from lenet_jax.data import picture
-from lenet_jax.run import trained
+from lenet_jax.run import reading, trained
 
 Rng = np.random.Generator
 Colour = np.ndarray | list[int] | float
@@ -398,11 +397,11 @@ def count(folder: Path, runs: list[trained.TrainedRun]) -> dict[str, dict[str, l
         kind, end = file.stem.rsplit("-", 1)
         kinds[kind]["pictures"] += 1
         try:
-            image = predict.prepare(file, runs[0])
+            image = reading.prepare(file, runs[0])
         except ValueError:  # "is empty"
             continue
         for index, run in enumerate(runs):
-            answer = predict.predict_probs(run, [image]).argmax()
+            answer = reading.predict_probs(run, [image]).argmax()
             kinds[kind]["right"][index] += int(answer == int(end[0]))
     return dict(kinds)
 

@@ -21,16 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from lenet_jax import cli
-from lenet_jax.core.model import model_for
-from lenet_jax.data import picture, registry
+from lenet_jax.data import picture
 from lenet_jax.files import expand_user
-from lenet_jax.run import trained
-from lenet_jax.run.measure import predict_logits
-from lenet_jax.run.trained import TrainedRun
+from lenet_jax.run import reading, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,87 +51,6 @@ class PredictSettings(trained.NetworkSettings):
         super().__post_init__()
 
 
-def prepare(path: Path, run: TrainedRun, center: bool = True) -> np.ndarray:
-    """The tallest thing on a picture as the run's network takes it: uint8 [32, 32, channels]."""
-    return max(find(path, run, center), key=lambda each: each.bottom - each.top).image
-
-
-def find(path: Path, run: TrainedRun, center: bool = True) -> list[picture.Found]:
-    """What is on a picture, from left to right, as the run's network takes it.
-
-    Each image is uint8 [32, 32, channels]. Several are told apart where classes are characters.
-
-    Raises:
-      ValueError: it is not a picture, or an empty one; the message goes on after the file's name.
-    """
-    pixels = picture.read(path)
-    scale = picture.pixel_size(path, pixels)
-    height, width = (side * scale for side in pixels.shape[:2])
-    whole = lambda image: [picture.Found(image, 0, 0, width, height, ())]
-    if model_for(run.params).in_channels > 1:  # photographs fill their images
-        return whole(picture.crop_square(pixels))
-    if not center:
-        return whole(picture.fit(pixels))
-    info = registry.INFO[run.config["data"]["name"]]
-    apart = max(map(len, run.classes)) == 1
-    found = picture.find(pixels, info.box, info.by_mass, apart)
-    return [each.scaled(scale) for each in found]
-
-
-def predict_probs(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Probabilities, float32 [N, C], of at least one image uint8 [32, 32, channels]."""
-    # Padded to a power of two, so that few sizes are compiled; the padding's rows are dropped.
-    padded = np.zeros((1 << (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
-    padded[: len(images)] = images
-    return np.asarray(jax.nn.softmax(predict_logits(run, padded)))[: len(images)]
-
-
-def predict(
-    run: TrainedRun, names: Sequence[str], center: bool = True
-) -> list[tuple[Path, list[picture.Found], list[dict[str, Any]]]]:
-    """Of each of `picture.find_files`, in their order: the file, what is on it, and as many
-    `prediction`s; or the file, nothing, and {"file", "error"}.
-    """
-    pictures = []
-    for path, error in picture.find_files(names):
-        found = []
-        try:
-            found = [] if error else find(path, run, center)
-        except ValueError as reason:
-            error = str(reason)
-        pictures.append((path, found, error))
-    images = [each.image for _, found, _ in pictures for each in found]
-    probs = iter(predict_probs(run, images) if images else ())
-    return [
-        (
-            path,
-            found,
-            [{"file": str(path), "error": error}]
-            if error
-            else [prediction(path, each, next(probs), run.classes) for each in found],
-        )
-        for path, found, error in pictures
-    ]
-
-
-def prediction(
-    path: Path, found: picture.Found, probs: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    """What the probabilities [C] of something on a picture say, as JSON; `classes` are names."""
-    second, first = np.argsort(probs)[-2:].tolist()
-    return {
-        "file": str(path),
-        "box": [round(side) for side in found[1:5]],
-        "prediction": first,
-        "class": classes[first],
-        "probability": float(probs[first]),
-        "runner_up": second,
-        "runner_up_class": classes[second],
-        "runner_up_probability": float(probs[second]),
-        "probabilities": probs.tolist(),
-    }
-
-
 def format_line(answers: Sequence[dict[str, Any]]) -> str:
     """All `prediction`s of a picture for a person."""
     first, file = answers[0], _printable(answers[0]["file"])
@@ -150,30 +63,15 @@ def format_line(answers: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def write_images(folder: Path, found: Sequence[picture.Found], path: Path, number: int) -> None:
-    """Writes what the network saw of a picture: <number>-<name>.png, or -1, -2, ... of several.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, each in enumerate(found, 1):
-        end = f"-{index}" if len(found) > 1 else ""
-        image = each.image[..., 0] if each.image.shape[-1] == 1 else each.image
-        Image.fromarray(image).save(folder / f"{number:03d}-{path.stem}{end}.png")
-
-
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(PredictSettings, argv, __doc__)
     cli.enable_compilation_cache()
     try:  # stdout is for predictions only, which a script may read
         run = trained.load_network(settings, lambda line: print(line, file=sys.stderr))
-        pictures = predict(run, settings.pictures, settings.center)
+        pictures = reading.read(run, settings.pictures, settings.center)
         if settings.output:
             for number, (path, found, _) in enumerate(pictures, 1):
-                write_images(expand_user(settings.output, "--output"), found, path, number)
+                reading.write_images(expand_user(settings.output, "--output"), found, path, number)
     except ValueError as error:
         cli.fail(error)
     except OSError as error:

@@ -1,6 +1,5 @@
-"""The command from outside, and how well it reads what was not made for it."""
+"""The command from outside."""
 
-import dataclasses
 import json
 import os
 
@@ -11,9 +10,8 @@ from PIL import Image
 
 from lenet_jax import data, predict
 from lenet_jax.data import picture
-from lenet_jax.run import loop, trained
+from lenet_jax.run import reading, trained
 from lenet_jax.run.measure import predict_logits
-from lenet_jax.run.settings import Settings
 
 
 @pytest.fixture
@@ -117,7 +115,7 @@ def test_output_has_what_the_network_saw(tiny_run, tmp_path, capsys):
     names = ["001-one", "002-three-1", "002-three-2", "002-three-3", "003-one"]
     assert sorted(file.stem for file in folder.iterdir()) == names
     seen = np.asarray(Image.open(folder / "001-one.png"))
-    np.testing.assert_array_equal(seen, predict.prepare(one, trained.load(tiny_run))[..., 0])
+    np.testing.assert_array_equal(seen, reading.prepare(one, trained.load(tiny_run))[..., 0])
     out, err, code = ask(capsys, f"--workdir={tiny_run}", f"--output={one}/seen", one)
     assert (out, len(err), code) == ([], 1, 1)
     assert err[0].endswith("--output names another folder")
@@ -162,47 +160,3 @@ def test_a_wrong_question_is_one_line_and_code_2(argv, words, capsys):
     out, err, code = ask(capsys, *argv)
     assert (out, len(err), code) == ([], 1, 2)
     assert err[0].startswith(f"error: {words}")
-
-
-@pytest.fixture(scope="module")
-def short_run(mnist_dir, tmp_path_factory):
-    """A short training on 12,800 handwritten digits."""
-    dataset = data.load("mnist", str(mnist_dir))
-    first = lambda split, n: split._replace(images=split.images[:n], labels=split.labels[:n])
-    part = dataclasses.replace(
-        dataset, train=first(dataset.train, 12800), test=first(dataset.test, 1000)
-    )
-    settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
-    folder = tmp_path_factory.mktemp("short")
-    loop.fit(loop.resolve(settings, part), part, folder, lambda line: None)
-    return trained.load(folder)
-
-
-@pytest.mark.slow
-def test_printed_and_photographed_digits_are_read(short_run, tmp_path):
-    """It is enough to read most of ten fonts'."""
-    rng = np.random.default_rng(0)
-    images, labels = [], []
-    for font in drawn_digits.FONTS:
-        for digit in range(10):
-            for _ in range(2):
-                Image.fromarray(drawn_digits.photographed(digit, font, rng)).save(
-                    tmp_path / "x.png"
-                )
-                images.append(predict.prepare(tmp_path / "x.png", short_run))
-                labels.append(digit)
-    right = predict.predict_probs(short_run, images).argmax(1) == labels
-    assert right.mean() >= 0.93
-
-
-@pytest.mark.slow
-def test_pictures_as_people_have_them_are_read(short_run):
-    """A folder of pictures called <kind>-<digit>.<suffix>: frames, desks, shadows, rules."""
-    folder = os.environ.get("LENET_JAX_TEST_PICTURES")
-    if not folder:
-        pytest.skip("LENET_JAX_TEST_PICTURES does not name a folder of pictures")
-    files = [file for file, error in picture.find_files([folder]) if not error]
-    images = [predict.prepare(file, short_run) for file in files]
-    labels = [int(file.stem[-1]) for file in files]
-    right = predict.predict_probs(short_run, images).argmax(1) == labels
-    assert right.mean() >= 0.95

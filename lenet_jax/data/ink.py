@@ -208,8 +208,7 @@ def _union(a: Thing, b: Thing) -> Thing:
 
 def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:
     """The ink [h, w] of a thing, from 0, without what is around it."""
-    margin = 3
-    reach = max(margin, thing.size // 4)
+    reach = max(3, thing.size // 4)
     top, left = max(0, int(thing.rows.start - reach)), max(0, int(thing.columns.start - reach))
     around = grey[top : int(thing.rows.stop + reach), left : int(thing.columns.stop + reach)]
     mask = np.zeros(around.shape, bool)
@@ -218,10 +217,9 @@ def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:
     inside = mask[rows, columns]
     inside[:] = thing.mask[: inside.shape[0], : inside.shape[1]]
     near = ndimage.binary_dilation(mask, SQUARE, 2 if thing.size > 40 else 1)
-    paper = around.copy()
     outside = ndimage.binary_dilation(mask, SQUARE, 3 if thing.size > 40 else 1)
     nearest = ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True)
-    paper = ndimage.gaussian_filter(paper[tuple(nearest)], thing.size / 20)
+    paper = ndimage.gaussian_filter(around[tuple(nearest)], thing.size / 20)
     ink = np.where(near, np.maximum(thing.sign * (around - paper), 0), 0)
     if thing.sign < 0:  # paper in shadow is darker, ink takes the same share of its light
         ink *= paper.max() / np.maximum(paper, 1)
@@ -233,7 +231,6 @@ def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:
     sizes = ndimage.sum_labels(ink, labels, range(count + 1))
     sizes[0] = 0  # the pixels of no component
     kept = (sizes > sizes.max() / 20)[labels]
-    specks = core & ~kept
-    ink[specks | (ink < 3 * noise)] = 0
+    ink[(core & ~kept) | (ink < 3 * noise)] = 0
     rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -33,6 +33,13 @@ EMPTY = "is empty: nothing stands out from the background"
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
+class Picture(NamedTuple):
+    """A picture as `read` reduced it."""
+
+    pixels: np.ndarray  # float32 [H, W], or in colour [H, W, 3]
+    scale: float  # the side of a pixel, in pixels of the file
+
+
 class Found(NamedTuple):
     """What is written in one place of a picture; its box in pixels of the picture."""
 
@@ -64,8 +71,8 @@ def find_files(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
             yield path, f"has no picture in it ({' '.join(SUFFIXES)})"
 
 
-def read(path: Path) -> np.ndarray:
-    """A picture reduced to at most `LONGEST` pixels per side: [H, W], or in colour [H, W, 3].
+def read(path: Path) -> Picture:
+    """A picture reduced to at most `LONGEST` pixels per side.
 
     Raises:
       ValueError: it is no picture that can be read, or an absurdly large one.
@@ -77,6 +84,7 @@ def read(path: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata
             with Image.open(path, formats=tuple(FORMATS)) as image:
+                longest = max(image.size)
                 if image.mode in ("L", "RGB"):  # a JPEG file is then not even decoded in full
                     image.thumbnail((LONGEST, LONGEST))
                 image = _flat(ImageOps.exif_transpose(image))
@@ -89,15 +97,7 @@ def read(path: Path) -> np.ndarray:
     except Exception as error:  # decoders raise exceptions of all kinds
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
         raise ValueError(f"cannot be read ({reason})") from error
-    return np.asarray(image, np.float32)
-
-
-def pixel_size(path: Path, pixels: np.ndarray) -> float:
-    """The side of a pixel of `read`, in pixels of the file."""
-    from PIL import Image
-
-    with Image.open(path, formats=tuple(FORMATS)) as image:
-        return max(image.size) / max(pixels.shape[:2])
+    return Picture(np.asarray(image, np.float32), longest / max(image.size))
 
 
 def fit(grey: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ def save(path, pixels: np.ndarray | Image.Image, **options):
 
 
 def centred(path, **options) -> np.ndarray:
-    return picture.center(picture.read(path), **options).astype(int)
+    return picture.center(picture.read(path).pixels, **options).astype(int)
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
@@ -192,7 +192,7 @@ def test_without_centring_a_data_sets_image_keeps_its_pixels(tmp_path):
             path = save(tmp_path / "image.png", drawn)
             frame = (32 - side) // 2
             expected = np.pad(pixels, frame)[:, :, None]
-            np.testing.assert_array_equal(picture.fit(picture.read(path)), expected)
+            np.testing.assert_array_equal(picture.fit(picture.read(path).pixels), expected)
 
 
 def test_without_centring_all_of_a_picture_is_scaled():
@@ -247,7 +247,7 @@ def test_what_shows_no_digit_is_said_in_one_line(case, tmp_path):
     content, words = BAD[case]
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ValueError, match=f"^{words}") as error:
-        picture.center(picture.read(tmp_path / "x.png"))
+        picture.center(picture.read(tmp_path / "x.png").pixels)
     assert "\n" not in str(error.value)
 
 
