@@ -113,10 +113,10 @@ class LeNet(nn.Module):
         fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
         op = self.conv_relu_pool or fastest
         # One draw for all: a draw for each array takes ten times as long to compile.
-        sizes = (25 * self.in_channels * 6 + 6, 2_416, 48_120, 10_164, 85 * self.num_classes)
-        draws: Sequence[jax.Array | None] = (None,) * len(sizes)
+        counts = (25 * self.in_channels * 6 + 6, 2_416, 48_120, 10_164, 85 * self.num_classes)
+        draws: Sequence[jax.Array | None] = (None,) * len(counts)
         if self.is_initializing():
-            draws = jnp.split(draw(self.make_rng("params"), sum(sizes)), np.cumsum(sizes)[:-1])
+            draws = jnp.split(draw(self.make_rng("params"), sum(counts)), np.cumsum(counts)[:-1])
         self.conv1 = ConvReluPool(self.in_channels, 6, 5, op, draws[0])
         self.conv2 = ConvReluPool(6, 16, 5, op, draws[1])
         self.fc1 = Linear(16 * 5 * 5, 120, draws[2])  # 5 * 5 is what is left of the image
