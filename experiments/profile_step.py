@@ -2,8 +2,9 @@
 
     python experiments/profile_step.py [--isa=avx2]
 
-FLOP are those of the arithmetic as it is written down, gradients as dense as their convolutions;
-the peak is a matrix product of 1,024 x 1,024 in the same process.
+FLOP are those of the arithmetic as it is usually written, gradients as dense as their convolutions;
+the peak is a matrix product of 1,024 x 1,024 in the same process. Then the memory that a step needs
+for a while at the batch size beyond which glibc would give it back after each step.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from typing import Any
 
 import _isa
 
-BATCH, ROUNDS = 256, 15
+BATCH, LARGE_BATCH = 256, 1024
+ROUNDS, REPEATS = 15, 5
 DENSE = 400 * 120 + 120 * 84 + 84 * 10
 CONV1, CONV2 = 28 * 28 * 6 * 25, 10 * 10 * 16 * 150
 
@@ -29,7 +31,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
     from lenet_jax.core import jit, ops
     from lenet_jax.core.model import Linear
 
-    def layer(size: int, in_features: int, features: int) -> dict[str, Callable[[], Any]]:
+    def pieces_of(size: int, in_features: int, features: int) -> dict[str, Callable[[], Any]]:
         keys = jax.random.split(jax.random.key(0), 4)
         tiles = BATCH // ops.MAX_TILE_BATCH
         x = jax.random.normal(keys[0], (tiles, in_features, size, size, ops.MAX_TILE_BATCH))
@@ -79,7 +81,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
         return step
 
     square = jax.random.normal(jax.random.key(0), (1024, 1024))
-    conv1, conv2 = layer(32, 1, 6), layer(14, 6, 16)
+    conv1, conv2 = pieces_of(32, 1, 6), pieces_of(14, 6, 16)
     return {
         "matrix product, 1,024 x 1,024": (
             compiled(jnp.matmul, square, square),
@@ -94,6 +96,19 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
         "dense layers, forward and backward": (dense(), 3 * 2 * DENSE),
         "a training step, adam": (whole_step(), 2 * (2 * CONV1 + 3 * CONV2 + 3 * DENSE)),
     }
+
+
+def temporary_memory() -> int:
+    """Of a training step of LARGE_BATCH images, in bytes, as the compiler plans it."""
+    import jax
+    import jax.numpy as jnp
+
+    from lenet_jax import create_train_state, make_optimizer, train_step
+
+    state = create_train_state(jax.random.key(0), make_optimizer("adam"))
+    batch = {"image": jnp.zeros((LARGE_BATCH, 32, 32, 1)), "label": jnp.zeros(LARGE_BATCH, int)}
+    compiled = train_step.lower(state, batch).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def main() -> None:
@@ -113,11 +128,10 @@ def main() -> None:
         call()
     for _ in range(ROUNDS):
         for name, (call, _) in calls.items():
-            repeats = 5
             start = time.perf_counter()
-            for _ in range(repeats):
+            for _ in range(REPEATS):
                 call()
-            seconds.setdefault(name, []).append((time.perf_counter() - start) / repeats)
+            seconds.setdefault(name, []).append((time.perf_counter() - start) / REPEATS)
     rows = [
         {
             "piece": name,
@@ -134,8 +148,10 @@ def main() -> None:
             f"| {row['piece']} | {time_per_image} | {row['gflop_per_s']:.0f} | "
             f"{row['gflop_per_s'] / peak:.0%} |"
         )
+    memory = temporary_memory() / 1e6
+    lines += ["", f"A step of {LARGE_BATCH:,} images needs {memory:.1f} MB for a while."]
     name = "profile_step" + (f"_{arguments.isa}" if arguments.isa else "")
-    _results.write_json(name, {"batch": BATCH, "rows": rows})
+    _results.write_json(name, {"batch": BATCH, "rows": rows, "temporary_megabytes": memory})
     _results.write_markdown(name, "\n".join(lines))
     print("\n".join(lines))
 
