@@ -17,7 +17,12 @@ def label_ends(
     Labels that would overlap move apart; `gap` is their distance, of the axes' height.
     """
     to_axes = lambda x, y: axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
-    lowest = -float("inf")
-    for y, text, colour in sorted((to_axes(x, y)[1], text, colour) for x, y, text, colour in ends):
-        lowest = max(y, lowest + gap)
-        axes.text(1.02, lowest, text, color=colour, transform=axes.transAxes, va="center")
+    ends = sorted((to_axes(x, y)[1], text, colour) for x, y, text, colour in ends)
+    heights = [y for y, _, _ in ends]
+    up, down = heights[:], heights[:]
+    for i in range(1, len(ends)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    for above, below, (_, text, colour) in zip(up, down, ends, strict=True):
+        place = {"transform": axes.transAxes, "va": "center"}
+        axes.text(1.02, (above + below) / 2, text, color=colour, **place)

@@ -12,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import path, write_json
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from lenet_jax.core.augment import STANDARD, AugmentConfig, augment
+from lenet_jax.viz.figures import STYLE
 
 AUGMENTED = 3  # rows with all distortions
 
 
+@rc_context(STYLE | {"axes.grid": False})
 def main() -> None:
     train = _mnist.load().train
     strengths = {name: value for name, value in STANDARD._asdict().items() if value is not None}
@@ -37,7 +40,7 @@ def main() -> None:
         axes.imshow(np.hstack(list(augmented)), cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.savefig(path("augmented.png"), dpi=110, bbox_inches="tight")
+    figure.savefig(path("augmented.png"), dpi=150, bbox_inches="tight")
     write_json("augmented", {"strengths": strengths})
 
 

@@ -60,6 +60,14 @@ SEARCH = {
         "augment": (1.0, 1.25),
         "seeds": 3,
     },
+    "distorted, longer still": {
+        "epochs": 90,
+        "learning_rate": (4e-3,),
+        "weight_decay": (1e-1,),
+        "label_smoothing": (0.1,),
+        "augment": (1.0, 1.25),
+        "seeds": 3,
+    },
 }
 # What the search chose: the candidate with the smallest mean held-out error, plain and distorted.
 # That it went on to longer trainings was decided when test errors of two shorter ones (20 epochs:

@@ -18,8 +18,11 @@ from pathlib import Path
 import _mnist
 import jax
 import numpy as np
+from _figures import label_ends
 from _results import path, write_json, write_markdown
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MultipleLocator
 from scipy import stats
 from tqdm import tqdm
 
@@ -29,6 +32,7 @@ from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
 from lenet_jax.files import atomic_write
 from lenet_jax.run import grid
 from lenet_jax.sweep import format_table
+from lenet_jax.viz.figures import COLOURS, STYLE
 
 OPTIMIZERS, EPOCHS, SEEDS, SLICE = ("sgd", "nesterov", "adam", "rmsprop"), 3, 10, 10
 FOLDER = Path("runs/optimizers")
@@ -90,23 +94,28 @@ def final(optimizer: str, rate: float, mnist: data.Dataset, bar: tqdm) -> dict:
     return result
 
 
+@rc_context(STYLE)
 def draw(results: list[dict]) -> Figure:
     """The training loss, mean and band over seeds."""
     figure = Figure((8, 4.2), layout="constrained")
     axes = figure.subplots()
-    for result in results:
+    ends = []
+    for result, colour in zip(results, COLOURS, strict=False):
         curves = np.array(result["losses"])  # [seeds, parts]
         epochs = np.arange(1, curves.shape[1] + 1) * EPOCHS / curves.shape[1]
-        label = f"{result['optimizer']}, learning rate {result['learning_rate']:g}"
-        (line,) = axes.plot(epochs, curves.mean(axis=0), label=label)
-        low, high = curves.min(axis=0), curves.max(axis=0)
-        axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, lw=0)
-    axes.set(yscale="log", xlabel="epoch", ylabel="training loss", xlim=(0, EPOCHS))
+        mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+        axes.plot(epochs, mean, color=colour)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
+        text = f"{result['optimizer']}, rate {result['learning_rate']:g}"
+        ends.append((EPOCHS, mean[-1], text, colour))
+    axes.set(yscale="log", xlabel="epoch", xlim=(0, EPOCHS))
+    axes.xaxis.set_major_locator(MultipleLocator(1))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(f"{SEEDS} seeds each: mean, smallest and largest")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_minor_formatter("")
+    title = f"training loss, {SEEDS} seeds each: mean, smallest and largest"
+    axes.set_title(title, loc="left")
+    label_ends(axes, ends)
     return figure
 
 

@@ -1,13 +1,16 @@
 """How many pictures of digits `predict` reads, kind by kind: frames, desks, light, rules, ink.
 
-    python experiments/pictures.py --workdir=runs/mnist[,another] [--given=FOLDER] \
-        [--before=pictures.json] [--keep=FOLDER] [--seed=0]
+    python -m lenet_jax.train --dataset=mnist --workdir=runs/mnist --epochs=10 --augment=1
+    python -m lenet_jax.train --dataset=mnist --workdir=runs/seed7 --epochs=5 --augment=1 --seed=7
+    python -m lenet_jax.train --dataset=mnist --workdir=runs/plain --epochs=5 --seed=3
+    python experiments/pictures.py --workdir=runs/mnist,runs/seed7,runs/plain [--given=FOLDER]
 
 Makes two pictures of each digit of every kind in `KINDS`: drawn by pens of several widths, printed
 in several fonts, or handwritten (MNIST's test images, enlarged), and asks every run about each.
---given is a folder of further pictures, called <kind>-<digit>.<suffix>. --before is what an earlier
-call wrote, for a column beside: the same script with another lenet_jax first on PYTHONPATH.
-Of several runs the table has the worst. Writes results/pictures.{json,md}.
+--given is a folder of further pictures, called <kind>-<digit>.<suffix>; --keep one to leave those
+that are made in. Of several runs the table has the worst. Its column "before" is what the same
+script found with lenet_jax 0.1.0, where `predict` looked for what differs from the border.
+Writes results/pictures.{json,md}.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from _mnist import load
-from _results import write_json, write_markdown
+from _results import path, write_json, write_markdown
 from drawn_digits import DRAWN, FOLDER, FONTS
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
@@ -413,7 +416,7 @@ def table(kinds: dict[str, dict], before: dict[str, dict]) -> str:
         lines.append(f"| {kind} | {found['pictures']} | {worst(before)} | {worst(kinds)} |")
     total = sum(found["pictures"] for found in kinds.values())
     sums = [sum(min(each["right"]) for each in part.values()) for part in (before, kinds)]
-    lines.append(f"| all | {total} | {sums[0] if before else ''} | {sums[1]} |")
+    lines.append(f"| all | {total} | {sums[0]} | {sums[1]} |")
     return "\n".join(lines)
 
 
@@ -421,22 +424,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="runs on MNIST, comma-separated")
     parser.add_argument("--given", type=Path, help="folder of further pictures")
-    parser.add_argument("--before", type=Path, help="an earlier pictures.json")
     parser.add_argument("--keep", type=Path, help="folder to leave the pictures in")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     runs = [trained.load(folder) for folder in args.workdir.split(",")]
-    before = json.loads(args.before.read_text()) if args.before else {}
+    before = json.loads(path("pictures.json").read_text())["before"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         make(folder, args.seed)
         made = count(folder, runs)
     given = count(args.given, runs) if args.given else {}
-    write_json("pictures", {"seed": args.seed, "given": given, "made": made})
-    text = table(made, before.get("made", {}))
+    found = {"seed": args.seed, "given": given, "made": made, "before": before}
+    write_json("pictures", found)
+    text = table(made, before["made"])
     if given:
-        text = f"Given:\n\n{table(given, before.get('given', {}))}\n\nMade:\n\n{text}"
+        text = f"Given:\n\n{table(given, before['given'])}\n\nMade:\n\n{text}"
     runs_line = f"Read by the worst of {len(runs)} networks (MNIST, 5 or 10 epochs):"
     write_markdown("pictures", f"{runs_line}\n\n{text}")
     print(text)

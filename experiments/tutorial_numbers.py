@@ -17,16 +17,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import _figures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import torch
 from _results import path, write_json, write_markdown
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from tutorial_net import Net
 
 from lenet_jax import LeNet
 from lenet_jax.core import losses
+from lenet_jax.viz.figures import COLOURS, RED, STYLE
 
 OURS, PYTORCH = 20_000, 10_000  # networks
 SLICE = 500  # networks at a time: 120 MB of parameters
@@ -202,48 +208,43 @@ def table(comparisons: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(samples: dict[str, Statistics], pytorch: Statistics, name: str) -> None:
+@rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False})
+def draw(samples: dict[str, Statistics], pytorch: Statistics) -> Figure:
     """One panel a statistic: the distributions, and the tutorial's number as a line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
-    colours = {"zero biases": "tab:orange", FLAX: "tab:green"}
-    for panel, (statistic, (number,)) in zip(axes.flat, statistics(TUTORIAL).items(), strict=False):
+    figure = Figure((10, 5.6), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    wrong = {"zero biases": COLOURS[1], FLAX: COLOURS[2]}
+    for panel, (statistic, (number,)) in zip(panels, statistics(TUTORIAL).items(), strict=False):
         ours = samples["ours"][statistic]
         if statistic.endswith("mean"):
             limit = 1.3 * np.quantile(np.abs(ours), 0.9995)
             bins = np.linspace(-limit, limit, 61)
+            panel.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
         else:
             everything = np.concatenate([sample[statistic] for sample in samples.values()])
             bins = np.geomspace(*np.quantile(everything, [0.0005, 0.9995]), 81)
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_major_formatter("{x:g}")
 
-        def histogram(sample: np.ndarray, panel: Any = panel, bins: Any = bins, **style: Any):
+        def histogram(sample: np.ndarray, panel: Axes = panel, bins: Any = bins, **style: Any):
             panel.hist(sample, bins, weights=np.full(len(sample), 1 / len(sample)), **style)
 
-        histogram(ours, color="tab:blue", alpha=0.35, label="ours")
+        histogram(ours, color=_figures.OURS, alpha=0.35, label="ours")
         outline = {"histtype": "step", "lw": 1.2}
-        histogram(pytorch[statistic], color="black", label="live PyTorch", **outline)
-        for label, colour in colours.items():
-            wrong = samples[label][statistic]
-            histogram(wrong, color=colour, ls="--", label=f"wrong: {label}", **outline)
-        panel.axvline(number, color="tab:red", label="printed in the tutorial")
+        histogram(pytorch[statistic], color=_figures.PYTORCH, label="live PyTorch", **outline)
+        for name, colour in wrong.items():
+            sample = samples[name][statistic]
+            histogram(sample, color=colour, ls="--", label=f"wrong: {name}", **outline)
+        panel.axvline(number, color=RED, label="printed in the tutorial")
         below = (ours < number).mean()
-        panel.set_title(f"{statistic}\n{below:.0%} of ours below {number:.4f}", fontsize=11)
+        panel.set_title(f"{statistic}\n{below:.0%} of ours below {number:.4f}", fontsize=9)
         panel.set_yticks([])
-        panel.spines[["top", "right", "left"]].set_visible(False)
-    axes.flat[-1].axis("off")
-    handles = axes.flat[0].get_legend_handles_labels()
-    axes.flat[-1].legend(*handles, loc="center", frameon=False)
-    figure.savefig(path(f"{name}.png"), dpi=110)
-    plt.close(figure)
+    *_, last = panels
+    last.axis("off")
+    last.legend(*figure.axes[0].get_legend_handles_labels(), loc="center", fontsize=9)
+    return figure
 
 
 def main() -> None:
@@ -257,7 +258,7 @@ def main() -> None:
     print(text)
     write_json("tutorial_numbers", {"ours": OURS, "pytorch": PYTORCH, "comparisons": comparisons})
     write_markdown("tutorial_numbers", text)
-    draw(samples, pytorch, "tutorial_numbers")
+    draw(samples, pytorch).savefig(path("tutorial_numbers.png"), dpi=150)
 
 
 if __name__ == "__main__":
