@@ -6,6 +6,9 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# PyTorch's threads wait for each other busily, which costs the other test processes their cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import browser
 import jax
 import numpy as np

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,12 @@ EPOCH, STEPS = 44, 132
 
 
 class Command:
-    """`python -m lenet_jax.train` with a cache of compiled functions, so that it starts soon."""
+    """`python -m lenet_jax.train`, which keeps all that it compiles, so that it starts soon."""
 
-    def __init__(self, cache: Path) -> None:
-        self.environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+    environment = os.environ | {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
     def start(self, path: Path, limit: str = ":") -> subprocess.Popen:
         argv = [sys.executable, "-m", "lenet_jax.train", *FLAGS, f"--workdir={path}"]
@@ -67,8 +66,8 @@ def result(path: Path) -> tuple[list[str], list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory) -> Command:
-    return Command(tmp_path_factory.mktemp("cache"))
+def command() -> Command:
+    return Command()
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,13 @@ def in_a_save(path: Path) -> bool:
     return any(path.glob(f"{folder.CHECKPOINTS}/*.unfinished*"))
 
 
+@pytest.fixture(scope="module")
+def stopped(command, tmp_path_factory) -> tuple[Path, tuple[int, str, str]]:
+    """The folder of a run that SIGTERM stopped, only to be copied, and how it ended."""
+    path = tmp_path_factory.mktemp("stopped")
+    return path, command.stop(path, lambda: in_an_epoch(path), signal.SIGTERM)
+
+
 def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(command, straight, tmp_path):
     for when in (in_an_epoch, in_a_save):
         code, _, _ = command.stop(tmp_path, lambda when=when: when(tmp_path), signal.SIGKILL)
@@ -99,17 +105,23 @@ def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(command, st
     assert not in_a_save(tmp_path)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_answered_with_a_save_one_line_and_its_code(
-    signum, code, command, straight, tmp_path
-):
-    ended, out, err = command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signum)
-    assert (ended, err) == (code, "")
+def saved_step(path: Path, out: str, name: str) -> int:
+    """Which its last line says, and its checkpoint is there."""
     last = out.splitlines()[-1]
-    assert last.startswith(f"stopped by {signal.Signals(signum).name}: step ")
+    assert last.startswith(f"stopped by {name}: step ")
     step = int(last.split()[4])
     assert EPOCH <= step < STEPS
-    assert (tmp_path / folder.CHECKPOINTS / f"step_{step:08d}").is_dir()
+    assert (path / folder.CHECKPOINTS / f"step_{step:08d}").is_dir()
+    return step
+
+
+def test_a_signal_is_answered_with_a_save_one_line_and_its_code(
+    command, straight, stopped, tmp_path
+):
+    shutil.copytree(stopped[0], tmp_path, dirs_exist_ok=True)
+    ended, out, err = stopped[1]
+    assert (ended, err) == (143, "")
+    step = saved_step(tmp_path, out, "SIGTERM")
     ended, out, err = command.run(tmp_path)
     assert (ended, err) == (0, "")
     assert f"found step {step} " in out
@@ -123,14 +135,20 @@ def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command
             time.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
         code, out, err = command.run(tmp_path)
-        first.kill()
+        first.send_signal(signal.SIGINT)  # which it gets when it goes on
+        first.send_signal(signal.SIGCONT)
+        first_out, first_err = first.communicate(timeout=120)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: --workdir={tmp_path}: a run is at work there (process ")
+    assert (first.returncode, first_err) == (130, "")
+    saved_step(tmp_path, first_out, "SIGINT")
 
 
-def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_intact(command, tmp_path):
+def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_intact(
+    command, stopped, tmp_path
+):
     """No file may be larger than 50 kB: a full disk that needs no other disk."""
-    assert command.stop(tmp_path, lambda: in_an_epoch(tmp_path), signal.SIGTERM)[0] == 143
+    shutil.copytree(stopped[0], tmp_path, dirs_exist_ok=True)
     (*_, last) = sorted((tmp_path / folder.CHECKPOINTS).iterdir())
     code, _, err = command.run(tmp_path, limit="ulimit -f 100")
     assert code == 1

