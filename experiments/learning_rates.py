@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lenet_jax import create_train_state, data, make_optimizer, train_epoch
 from lenet_jax.core.epoch import evaluate
 from lenet_jax.core.optimizers import make_schedule
+from lenet_jax.core.split import take
 
 GRID = {
     "sgd": (0.1, 0.2, 0.4),
@@ -31,9 +32,8 @@ EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 1
 
 def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:
     """Of the network after the last step, on the training images it has not seen."""
-    images, labels = jax.device_put((mnist.train.images, mnist.train.labels))
-    held_out = mnist.train._replace(images=images[:HELD_OUT], labels=labels[:HELD_OUT])
-    rest = mnist.train._replace(images=images[HELD_OUT:], labels=labels[HELD_OUT:])
+    parts = slice(HELD_OUT), slice(HELD_OUT, None)
+    held_out, rest = (jax.device_put(take(mnist.train, part)) for part in parts)
     steps = EPOCHS * (len(rest.labels) // BATCH_SIZE)
     tx = make_optimizer(name, learning_rate, schedule=make_schedule("onecycle", steps))
     key = jax.random.key(seed)

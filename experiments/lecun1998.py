@@ -32,7 +32,7 @@ from tqdm import tqdm
 from lenet_jax import cli, data
 from lenet_jax.core import augment, metrics, population
 from lenet_jax.core.population import MemberConfig
-from lenet_jax.core.split import Split
+from lenet_jax.core.split import Split, take
 
 BATCH_SIZE, HELD_OUT, TOGETHER = 64, 10_000, 10
 # Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.
@@ -177,9 +177,8 @@ def total(cells: list[dict], examples: int) -> int:
 
 
 def search(mnist: data.Dataset, folder: Path) -> None:
-    images, labels = jax.device_put((mnist.train.images, mnist.train.labels))
-    held_out = mnist.train._replace(images=images[:HELD_OUT], labels=labels[:HELD_OUT])
-    rest = mnist.train._replace(images=images[HELD_OUT:], labels=labels[HELD_OUT:])
+    parts = slice(HELD_OUT), slice(HELD_OUT, None)
+    held_out, rest = (jax.device_put(take(mnist.train, part)) for part in parts)
     rows = json.loads(path("lecun1998_search.json").read_text())["rows"]
     known = [{key: value for key, value in row.items() if key != "error"} for row in rows]
     candidates = {

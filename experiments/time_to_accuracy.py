@@ -168,19 +168,18 @@ def compare(isa: str | None) -> None:
 def search() -> None:
     """Held-out accuracy of recipes, trained on 50,000 images; the test images are not read."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
     from _results import write_json
 
     from lenet_jax import cli, data
     from lenet_jax.core import metrics, population
+    from lenet_jax.core.split import take
 
     cli.enable_compilation_cache()
     cli.make_cores_devices()
     mnist = data.load("mnist", DATA)
-    images, labels = (jnp.asarray(array) for array in mnist.train[:2])
-    training = mnist.train._replace(images=images[10_000:], labels=labels[10_000:])
-    held_out = mnist.train._replace(images=images[:10_000], labels=labels[:10_000])
+    parts = slice(10_000), slice(10_000, None)
+    held_out, training = (jax.device_put(take(mnist.train, part)) for part in parts)
     cells = list(itertools.product((3e-3, 6e-3, 1.2e-2), (0.0, 0.1), range(4)))
     rates, smoothings, seeds = (np.array(column) for column in zip(*cells, strict=True))
     rows = []

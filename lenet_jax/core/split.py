@@ -18,3 +18,8 @@ class Split(NamedTuple):
     labels: Any  # int32 [N], likewise; None if they are not known
     mean: ArrayLike | tuple[float, ...]  # of the training pixels, in 0..1; for each channel
     std: ArrayLike | tuple[float, ...]
+
+
+def take(split: Split, rows: np.ndarray | slice) -> Split:
+    """The examples at `rows`, which are indices or a slice, with the normalisation of all."""
+    return split._replace(images=split.images[rows], labels=split.labels[rows])

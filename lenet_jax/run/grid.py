@@ -20,6 +20,7 @@ from lenet_jax.cli import check_choices, setting
 from lenet_jax.core import metrics, population
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from lenet_jax.core.split import take
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
 from lenet_jax.run import folder
@@ -173,10 +174,7 @@ def train_slice(
     log_updates: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     """One record per network: its settings, its loss curve, its accuracy on held-out images."""
-    held_out, rest = (
-        split._replace(images=split.images[rows], labels=split.labels[rows])
-        for rows in split_indices(len(split.labels))
-    )
+    held_out, rest = (take(split, rows) for rows in split_indices(len(split.labels)))
     rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
     trained = population.train(
         population.MemberConfig(seeds, seeds, rates, augment=settings.augment or None),

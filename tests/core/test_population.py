@@ -13,7 +13,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_schedule
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.sharding import make_member_mesh
-from lenet_jax.core.split import Split
+from lenet_jax.core.split import Split, take
 from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
@@ -57,8 +57,7 @@ MEMBERS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    train = data.load("digits").train
-    return train._replace(images=train.images[:M], labels=train.labels[:M])
+    return take(data.load("digits").train, slice(M))
 
 
 @pytest.fixture(scope="module", params=MEMBERS)

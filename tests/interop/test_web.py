@@ -18,6 +18,7 @@ from lenet_jax.core import seeds
 from lenet_jax.core.epoch import predict, train_epoch
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
+from lenet_jax.core.split import take
 from lenet_jax.core.step import create_train_state
 from lenet_jax.data import picture
 from lenet_jax.data.registry import INFO
@@ -107,13 +108,9 @@ def logits_on(window: browser.Browser, images: np.ndarray) -> np.ndarray:
 
 
 def test_its_logits_are_ours(on_digits, digits_params):
-    expected = predict(LeNet(), digits_params, first(DIGITS.test, 100))
+    expected = predict(LeNet(), digits_params, take(DIGITS.test, slice(100)))
     found = logits_on(on_digits, DIGITS.test.images[:100])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-
-
-def first(split: data.Split, count: int) -> data.Split:
-    return split._replace(images=split.images[:count], labels=split.labels[:count])
 
 
 def test_its_feature_maps_are_pytorchs(on_digits, digits_params):
@@ -165,7 +162,7 @@ def mnist(mnist_dir) -> data.Dataset:
 @pytest.fixture(scope="module")
 def mnist_params(mnist) -> dict:
     """Of a network that has seen a third of MNIST once."""
-    return train(first(mnist.train, 20_000), epochs=1)
+    return train(take(mnist.train, slice(20_000)), epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +180,7 @@ def on_mnist(window, mnist_page) -> browser.Browser:
 
 
 def test_its_logits_are_ours_on_mnist(on_mnist, mnist_params, mnist):
-    expected = predict(LeNet(), mnist_params, first(mnist.test, 100))
+    expected = predict(LeNet(), mnist_params, take(mnist.test, slice(100)))
     found = logits_on(on_mnist, mnist.test.images[:100])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data
+from lenet_jax.core.split import take
 from lenet_jax.data import picture
 from lenet_jax.run import loop, reading, trained
 from lenet_jax.run.settings import Settings
@@ -18,10 +19,8 @@ from lenet_jax.run.settings import Settings
 def short_run(mnist_dir, tmp_path_factory):
     """A short training on 12,800 handwritten digits."""
     dataset = data.load("mnist", str(mnist_dir))
-    first = lambda split, n: split._replace(images=split.images[:n], labels=split.labels[:n])
-    part = dataclasses.replace(
-        dataset, train=first(dataset.train, 12800), test=first(dataset.test, 1000)
-    )
+    first = take(dataset.train, slice(12800)), take(dataset.test, slice(1000))
+    part = dataclasses.replace(dataset, train=first[0], test=first[1])
     settings = Settings(dataset="mnist", epochs=3, learning_rate=3e-3)
     folder = tmp_path_factory.mktemp("short")
     loop.fit(loop.resolve(settings, part), part, folder, lambda line: None)
