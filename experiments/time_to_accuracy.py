@@ -128,6 +128,15 @@ def until_target(run: dict) -> float:
     return run["seconds"] if run["accuracies"][-1] >= TARGET else math.inf
 
 
+def ratios(runs: dict[str, list[dict]]) -> dict[str, float]:
+    """How many times as long as ours PyTorch takes: the median over seeds."""
+    pairs = {name: zip(runs["PyTorch"], runs[name], strict=True) for name in runs if "ours" in name}
+    return {
+        name: statistics.median(until_target(theirs) / until_target(mine) for theirs, mine in pair)
+        for name, pair in pairs.items()
+    }
+
+
 def compare(isa: str | None) -> None:
     from _results import write_json, write_markdown
     from tqdm import tqdm
@@ -155,10 +164,8 @@ def compare(isa: str | None) -> None:
         lines.append(
             f"| {name} | {reached} of {SEEDS} | {statistics.median(seconds):.1f} | {each} |"
         )
-    for name in ("ours, warm", "ours, cold"):
-        pairs = zip(runs["PyTorch"], runs[name], strict=True)
-        ratios = [until_target(theirs) / until_target(mine) for theirs, mine in pairs]
-        lines += ["", f"PyTorch takes {statistics.median(ratios):.2f} times as long as {name}."]
+    for name, ratio in ratios(runs).items():
+        lines += ["", f"PyTorch takes {ratio:.2f} times as long as {name}."]
     print("\n".join(lines))
     name = "time_to_accuracy" + (f"_{isa}" if isa else "")
     write_json(name, {"runs": runs})
