@@ -41,7 +41,7 @@ def speed() -> str:
         f"| times PyTorch's best, batch {' / '.join(f'{b:,}' for b in BATCHES)} | AVX-512 | AVX2 |",
         "|---|--:|--:|",
     ]
-    names = ("throughput", "throughput_avx2")
+    names, vmapped = ("throughput", "throughput_avx2"), "ours, vmap, cores as devices"
     rows = {
         "training": ("training, batch {}", "ours, cores as devices"),
         "training, `train_step` by itself": ("training, batch {}", "ours, step by step"),
@@ -56,15 +56,15 @@ def speed() -> str:
             for name in names
         ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    networks = [
-        _ratio(
-            _results(name)["ratios"]["8 networks, batch 64"],
-            "ours, vmap, cores as devices",
-            "PyTorch torch.func",
+    cells = [
+        " / ".join(
+            f"{_ratio(_results(name)['ratios']['8 networks, batch 64'], vmapped, to):.2f}"
+            for to in ("PyTorch torch.func", "PyTorch eager")
         )
         for name in names
     ]
-    lines.append(f"| 8 networks at once, batch 64 | {' | '.join(f'{r:.2f}' for r in networks)} |")
+    title = "8 networks at once, batch 64, to `torch.func` / to one after another"
+    lines.append(f"| {title} | {' | '.join(cells)} |")
     times = [
         time_to_accuracy.ratios(_results(name.replace("throughput", "time_to_accuracy"))["runs"])
         for name in names

@@ -4,7 +4,8 @@ Full steps (forward, cross-entropy, backward, adam) of the tutorial's network on
 and the forward pass alone. All rows of a batch size are timed in turn, round after round, so that
 a machine whose speed drifts slows all alike: the ratios are taken within a round, and what is
 printed is their median and quartiles. Our rows are compiled as `train_step` and `train_epoch` are,
-with `lenet_jax.core.jit`; the others by their libraries' defaults. "Cores as devices" is how
+with `lenet_jax.core.jit`; the usual form by JAX's defaults; PyTorch in four forms, its adam fused.
+The batches are four of random pixels, in memory. "Cores as devices" is how
 `python -m lenet_jax.train` runs: each core computes its part of a batch, or its networks, by
 itself; a batch too small for that (`sharding.make_batch_mesh`) is computed on one device. The rows
 of colour images, 3 channels, stand beside those of 1 channel in the same rounds, and are compared
@@ -46,6 +47,14 @@ COLOUR_BATCH = 64
 ROUNDS, SECONDS = 7, 0.2  # a measurement lasts at least so long
 NUM_BATCHES = 4  # different ones, so that no cache sees the same pixels every step
 
+# PyTorch's forms, each with Adam(fused=True): the layout of the memory, and whether it is compiled.
+TORCH_FORMS = {
+    "PyTorch eager, contiguous": (torch.contiguous_format, False),
+    "PyTorch eager, channels-last": (torch.channels_last, False),
+    "PyTorch torch.compile, contiguous": (torch.contiguous_format, True),
+    "PyTorch torch.compile, channels-last": (torch.channels_last, True),
+}
+
 Row = Callable[[int], None]  # runs so many steps and waits for the last
 
 
@@ -69,22 +78,25 @@ def make_batches(batch_size: int, channels: int = 1) -> tuple[np.ndarray, np.nda
     return images, rng.integers(0, 10, (NUM_BATCHES, batch_size)).astype(np.int32)
 
 
-def torch_row(kind: str, images: np.ndarray, labels: np.ndarray) -> Row:
-    layout = torch.channels_last if kind == "channels-last" else torch.contiguous_format
+def torch_form(form: str, images: np.ndarray) -> tuple[Net, Callable, list[torch.Tensor]]:
+    """The network, what computes its logits, and the batches in its layout."""
+    layout, compiled = TORCH_FORMS[form]
     net = Net(in_channels=images.shape[-1]).to(memory_format=layout)
-    optimizer = torch.optim.Adam(net.parameters())
-    forward = torch.compile(net) if kind == "compile" else net
     pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
-    batches = [
-        (x.to(memory_format=layout), y)
-        for x, y in zip(pixels, torch.from_numpy(labels).long(), strict=True)
-    ]
+    batches = [batch.to(memory_format=layout) for batch in pixels]
+    return net, torch.compile(net) if compiled else net, batches
+
+
+def torch_row(form: str, images: np.ndarray, labels: np.ndarray) -> Row:
+    net, forward, batches = torch_form(form, images)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    targets = torch.from_numpy(labels).long()
 
     def run(steps: int) -> None:
         for step in range(steps):
-            x, y = batches[step % NUM_BATCHES]
+            i = step % NUM_BATCHES
             optimizer.zero_grad()
-            F.cross_entropy(forward(x), y).backward()
+            F.cross_entropy(forward(batches[i]), targets[i]).backward()
             optimizer.step()
 
     return run
@@ -205,9 +217,7 @@ def training_rows(batch_size: int) -> dict[str, Row]:
     batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     key = jax.random.key(0)
     return {
-        "PyTorch eager, contiguous": torch_row("contiguous", images, labels),
-        "PyTorch eager, channels-last": torch_row("channels-last", images, labels),
-        "PyTorch torch.compile": torch_row("compile", images, labels),
+        **{form: torch_row(form, images, labels) for form in TORCH_FORMS},
         "usual Flax, step by step": stepwise_row(
             jax.jit(usual_step, donate_argnums=0), usual_state(key), batches
         ),
@@ -228,14 +238,7 @@ def colour_rows(batch_size: int) -> dict[str, Row]:
         batches = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
         of = "3 channels" if channels == 3 else "1 channel"
         if channels == 3:
-            rows |= {
-                f"PyTorch {name}, {of}": torch_row(kind, images, labels)
-                for name, kind in (
-                    ("eager, contiguous", "contiguous"),
-                    ("eager, channels-last", "channels-last"),
-                    ("torch.compile", "compile"),
-                )
-            }
+            rows |= {f"{form}, {of}": torch_row(form, images, labels) for form in TORCH_FORMS}
         rows[f"ours in a scan, {of}"] = scan_row(our_step, our_state(key, channels), batches, jit)
         rows[f"ours, cores as devices, {of}"] = our_cores_row(batches, batch_size)
     return rows
@@ -272,6 +275,9 @@ def member_rows() -> dict[str, Row]:
     together = lambda step: jax.vmap(step, in_axes=(0, None))
     return {
         "PyTorch torch.func": torch_members_row(images, labels),
+        "PyTorch eager, channels-last, one network": torch_row(
+            "PyTorch eager, channels-last", images, labels
+        ),
         "usual Flax, vmap in a scan": scan_row(
             together(usual_step), jax.vmap(usual_state)(keys), batches
         ),
@@ -293,15 +299,16 @@ def member_rows() -> dict[str, Row]:
 
 def inference_rows(batch_size: int) -> dict[str, Row]:
     images, _ = make_batches(batch_size)
-    net, ours, usual = Net(), our_state(jax.random.key(0)), usual_state(jax.random.key(0))
-    pixels = list(torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy()))
+    ours, usual = our_state(jax.random.key(0)), usual_state(jax.random.key(0))
     arrays = list(jnp.asarray(images))
 
-    def torch_forward(forward: Callable) -> Row:
+    def torch_forward(form: str) -> Row:
+        _, forward, batches = torch_form(form, images)
+
         def run(steps: int) -> None:
             with torch.inference_mode():
                 for step in range(steps):
-                    forward(pixels[step % NUM_BATCHES])
+                    forward(batches[step % NUM_BATCHES])
 
         return run
 
@@ -321,8 +328,7 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
         return jax_forward(forward, params, jax.device_put(arrays, NamedSharding(mesh, rows)))
 
     return {
-        "PyTorch eager": torch_forward(net),
-        "PyTorch torch.compile": torch_forward(torch.compile(net)),
+        **{form: torch_forward(form) for form in TORCH_FORMS},
         "usual Flax": jax_forward(jax.jit(UsualLeNet().apply), usual[0], arrays),
         "ours": jax_forward(jit(ours.model.apply), ours.params, arrays),
         "ours, cores as devices": cores_forward(),
@@ -450,7 +456,7 @@ def main() -> None:
         for ours in ("ours, vmap in a scan", "ours, vmap, cores as devices")
         for name in rows
         if "ours, vmap" not in name
-        and ("ours" not in name or ("cores" in name) == ("cores" in ours))
+        and (not name.startswith("ours") or ("cores" in name) == ("cores" in ours))
     ]
     size = sizes[0] if smoke else COLOUR_BATCH
     rows = colour_rows(size)
