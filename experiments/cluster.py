@@ -12,6 +12,7 @@ Writes results/cluster.{json,md}; under three minutes on two cores that do nothi
 
 import contextlib
 import json
+import math
 import operator
 import os
 import statistics
@@ -165,15 +166,16 @@ def table(found: dict) -> str:
         "|--:|--:|--:|--:|",
     ]
     for hosts in HOSTS:
-        took = 1250 / hosts * slice_s
+        took = math.ceil(1250 / hosts) * slice_s
         lines.append(
             f"| {hosts:,} | {took / 60:,.1f} min | {hosts * cost / slice_s:.1%} | "
             f"{hosts * 0.01:,.2f} GB |"
         )
     lines += [
         "",
-        f"It would stop scaling at {slice_s / cost:,.0f} workers. Load average after these: "
-        f"{found['load']:.1f}; above 2, others were at work, too.",
+        "With 1,250 workers each has one slice, and more have none; scheduler and client would be "
+        f"busy all the time with {round(slice_s / cost, -4):,.0f}. Load average at the end: "
+        f"{found['load']:.1f} (above 2 means that other programs ran).",
     ]
     return "\n".join(lines)
 

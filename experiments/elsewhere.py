@@ -37,8 +37,8 @@ from lenet_jax.run.settings import Settings
 EPOCHS, COMPARED, COPIES = 5, 1000, 5  # copies of each digit and font that are photographed
 FORMS = {  # name -> (what is saved as which file, and how, of which there are so many copies)
     "printed": (lambda digit, font, rng: drawn_digits.printed(digit, font), "png", {}, 1),
-    "photographed": (drawn_digits.photographed, "png", {}, COPIES),
-    "in colour, JPEG": (
+    "as photographed": (drawn_digits.photographed, "png", {}, COPIES),
+    "likewise in colour, JPEG": (
         lambda *what: drawn_digits.in_colour(drawn_digits.photographed(*what), what[-1]),
         *("jpg", {"quality": 75}, COPIES),
     ),

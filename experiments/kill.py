@@ -279,13 +279,14 @@ def sentences(found: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "| complete runs in turn | with saves, s | without, s | a save, s | in pairs | share |",
+        "| complete runs in turn | with saves, s | without, s | one save, s | least to most | "
+        "saves, of a run without |",
         "|---|--:|--:|--:|---|--:|",
     ]
     lines += map(cost, found["saves"])
     lines += [
         "",
-        f"Load average after these: {found['load']:.1f}; above 2, others were at work, too.",
+        f"Load average at the end: {found['load']:.1f} (above 2 means that other programs ran).",
     ]
     return "\n".join(lines)
 

@@ -197,7 +197,9 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_a_stop_by_a_signal_has_its_name_and_the_shells_code(signum, code):
     stop = cli.Interrupted(signum, "saved")
     assert str(stop) == f"stopped by {signal.Signals(signum).name}: saved"

@@ -204,7 +204,7 @@ def fit(
     records = read_metrics(path)
     log(
         f"{result_line(records)}, {time.perf_counter() - started:.1f} s, "
-        f"{records[-1]['images_per_second']:,} images/s; the run is in {path}"
+        f"{records[-1]['images_per_second']:,} images/s in the last; the run is in {path}"
     )
     return run.state
 
