@@ -211,10 +211,10 @@ def table(comparisons: dict[str, dict[str, dict[str, float]]]) -> str:
 @rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False})
 def draw(samples: dict[str, Statistics], pytorch: Statistics) -> Figure:
     """One panel a statistic: the distributions, and the tutorial's number as a line."""
-    figure = Figure((10, 5.6), layout="constrained")
-    panels = figure.subplots(2, 4).flat
+    figure = Figure((10, 6), layout="constrained")
+    *panels, last = figure.subplots(2, 4).flat
     wrong = {"zero biases": COLOURS[1], FLAX: COLOURS[2]}
-    for panel, (statistic, (number,)) in zip(panels, statistics(TUTORIAL).items(), strict=False):
+    for panel, (statistic, (number,)) in zip(panels, statistics(TUTORIAL).items(), strict=True):
         ours = samples["ours"][statistic]
         if statistic.endswith("mean"):
             limit = 1.3 * np.quantile(np.abs(ours), 0.9995)
@@ -239,9 +239,9 @@ def draw(samples: dict[str, Statistics], pytorch: Statistics) -> Figure:
             histogram(sample, color=colour, ls="--", label=f"wrong: {name}", **outline)
         panel.axvline(number, color=RED, label="printed in the tutorial")
         below = (ours < number).mean()
-        panel.set_title(f"{statistic}\n{below:.0%} of ours below {number:.4f}", fontsize=9)
+        name = statistic.replace(", ", "\n")
+        panel.set_title(f"{name}\n{below:.0%} of ours below {number:.4f}", fontsize=9)
         panel.set_yticks([])
-    *_, last = panels
     last.axis("off")
     last.legend(*figure.axes[0].get_legend_handles_labels(), loc="center", fontsize=9)
     return figure
