@@ -197,6 +197,8 @@ def main() -> None:
         different = differences(run, mnist.test.images[:COMPARED])
         if browser.find():
             report.main(["report", f"--workdir={run.path}"])
+            page = run.path / "report" / "index.html"
+            page.write_text(page.read_text().replace(f"{folder}/", ""))
             show(run)
         os.chdir(before)
     write_json("elsewhere", {"read": found, "differences": different, "step": run.step})
