@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+import jax
+
 from lenet_jax import data
+from lenet_jax.core.split import take
 
 
 def load() -> data.Dataset:
@@ -15,3 +18,9 @@ def load() -> data.Dataset:
         return data.load("mnist", folder)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def hold_out(train: data.Split, count: int) -> tuple[data.Split, data.Split]:
+    """The first `count` examples to measure on, and the others to train on, on the device."""
+    held_out, rest = (take(train, part) for part in (slice(count), slice(count, None)))
+    return jax.device_put((held_out, rest))

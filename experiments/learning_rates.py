@@ -18,7 +18,6 @@ from tqdm import tqdm
 from lenet_jax import create_train_state, data, make_optimizer, train_epoch
 from lenet_jax.core.epoch import evaluate
 from lenet_jax.core.optimizers import make_schedule
-from lenet_jax.core.split import take
 
 GRID = {
     "sgd": (0.1, 0.2, 0.4),
@@ -32,8 +31,7 @@ EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 1
 
 def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:
     """Of the network after the last step, on the training images it has not seen."""
-    parts = slice(HELD_OUT), slice(HELD_OUT, None)
-    held_out, rest = (jax.device_put(take(mnist.train, part)) for part in parts)
+    held_out, rest = _mnist.hold_out(mnist.train, HELD_OUT)
     steps = EPOCHS * (len(rest.labels) // BATCH_SIZE)
     tx = make_optimizer(name, learning_rate, schedule=make_schedule("onecycle", steps))
     key = jax.random.key(seed)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from lenet_jax import cli, data
 from lenet_jax.core import augment, metrics, population
 from lenet_jax.core.population import MemberConfig
-from lenet_jax.core.split import Split, take
+from lenet_jax.core.split import Split
 
 BATCH_SIZE, HELD_OUT, TOGETHER = 64, 10_000, 10
 # Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.
@@ -168,8 +168,7 @@ def total(cells: list[dict], examples: int) -> int:
 
 
 def search(mnist: data.Dataset, folder: Path) -> None:
-    parts = slice(HELD_OUT), slice(HELD_OUT, None)
-    held_out, rest = (jax.device_put(take(mnist.train, part)) for part in parts)
+    held_out, rest = _mnist.hold_out(mnist.train, HELD_OUT)
     candidates = {name: grid(axes) for name, axes in SEARCH.items()}
     rows = []
     count = sum(total(cells, len(rest.labels)) for cells in candidates.values())

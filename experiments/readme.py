@@ -37,42 +37,30 @@ def headline() -> str:
 
 def speed() -> str:
     """Ratios to the best of PyTorch's rows, on both instruction sets."""
-    lines = [
-        "| times as fast as PyTorch's best | AVX-512 | AVX2 |",
-        "|---|--:|--:|",
-    ]
-    names, vmapped = ("throughput", "throughput_avx2"), "ours, vmap, cores as devices"
-    sizes = " / ".join(f"{batch:,}" for batch in BATCHES)
-    rows = {
-        "training": ("training, batch {}", "ours, cores as devices"),
-        "`train_step` by itself": ("training, batch {}", "ours, step by step"),
-        "inference": ("inference, batch {}", "ours"),
-    }
-    for title, (where, ours) in rows.items():
-        cells = [
-            " / ".join(
-                f"{_ratio(_results(name)['ratios'][where.format(batch)], ours, 'PyTorch'):.2f}"
-                for batch in BATCHES
-            )
-            for name in names
+
+    def cells(isa: str) -> dict[str, list[float]]:
+        ratios = _results(f"throughput{isa}")["ratios"]
+        at = lambda what, ours: [
+            _ratio(ratios[f"{what}, batch {batch}"], ours, "PyTorch") for batch in BATCHES
         ]
-        lines.append(f"| {title}, batch {sizes} | {' | '.join(cells)} |")
-    cells = [
-        " / ".join(
-            f"{_ratio(_results(name)['ratios']['8 networks, batch 64'], vmapped, to):.2f}"
-            for to in ("PyTorch torch.func", "PyTorch eager")
-        )
-        for name in names
-    ]
-    title = "8 networks at once, batch 64, to `torch.func` / to one after another"
-    lines.append(f"| {title} | {' | '.join(cells)} |")
-    times = [
-        time_to_accuracy.ratios(_results(name.replace("throughput", "time_to_accuracy"))["runs"])
-        for name in names
-    ]
-    cells = [" / ".join(f"{ratio:.2f}" for ratio in ratios.values()) for ratios in times]
-    title = "from the start to 99 % of MNIST, JAX's cache filled / empty"
-    lines.append(f"| {title} | {' | '.join(cells)} |")
+        batches = "batch " + " / ".join(f"{batch:,}" for batch in BATCHES)
+        networks, vmapped = ratios["8 networks, batch 64"], "ours, vmap, cores as devices"
+        times = time_to_accuracy.ratios(_results(f"time_to_accuracy{isa}")["runs"])
+        return {
+            f"training, {batches}": at("training", "ours, cores as devices"),
+            f"`train_step` by itself, {batches}": at("training", "ours, step by step"),
+            f"inference, {batches}": at("inference", "ours"),
+            "8 networks at once, batch 64, to `torch.func` / to one after another": [
+                _ratio(networks, vmapped, to) for to in ("PyTorch torch.func", "PyTorch eager")
+            ],
+            "from the start to 99 % of MNIST, JAX's cache filled / empty": list(times.values()),
+        }
+
+    lines = ["| times as fast as PyTorch's best | AVX-512 | AVX2 |", "|---|--:|--:|"]
+    wide, narrow = cells(""), cells("_avx2")
+    for title in wide:
+        text = [" / ".join(f"{ratio:.2f}" for ratio in each[title]) for each in (wide, narrow)]
+        lines.append(f"| {title} | {' | '.join(text)} |")
     return "\n".join([*lines, "", _made_by("throughput", "time_to_accuracy")])
 
 

@@ -31,15 +31,19 @@ import optax
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
+from _figures import OURS, PYTORCH, USUAL_FLAX, label_ends
 from _isa import VARIABLES, restart_with
 from _results import path, write_json, write_markdown
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from tqdm import tqdm
 from tutorial_net import Net
 
 from lenet_jax import LeNet, cli, create_train_state, make_optimizer, train_step, update
 from lenet_jax.core.jit import jit
 from lenet_jax.core.sharding import BATCH, MEMBERS, make_batch_mesh, make_member_mesh
+from lenet_jax.viz.figures import STYLE
 
 BATCH_SIZES = (16, 64, 256, 1024)
 NUM_MEMBERS, MEMBER_BATCH = 8, 64
@@ -397,33 +401,27 @@ def ratio_table(ratios: dict[str, list[dict]]) -> list[str]:
     return [*lines, ""]
 
 
-def plot(training: dict[str, dict[str, list]], name: str) -> None:
+@rc_context(STYLE)
+def draw(training: dict[str, dict[str, list]]) -> Figure:
     """Images per second over the batch size: PyTorch grey, ours in colour."""
-    import matplotlib
-    from _figures import OURS, PYTORCH, USUAL_FLAX, label_ends
-    from matplotlib.figure import Figure
-
-    from lenet_jax.viz.figures import STYLE
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
-        axes, ends = figure.subplots(), []
-        for row in next(iter(training.values())):
-            speeds = [np.quantile(s[row], (0.25, 0.5, 0.75)) for s in training.values()]
-            low, median, high = np.array(speeds).T
-            colour = {"ours": OURS, "usua": USUAL_FLAX, "PyTo": PYTORCH}[row[:4]]
-            axes.plot(BATCH_SIZES, median, marker="o", markersize=4, color=colour)
-            axes.fill_between(BATCH_SIZES, low, high, color=colour, alpha=0.2, linewidth=0)
-            ends.append((BATCH_SIZES[-1], median[-1], row, colour))
-        axes.set(xscale="log", yscale="log", xlabel="batch size")
-        axes.set_title("images per second in training, two CPU cores", loc="left")
-        axes.set_xticks(BATCH_SIZES, [f"{size:,}" for size in BATCH_SIZES], minor=False)
-        axes.set_xticks([], minor=True)
-        ticks = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000]
-        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_yticks([], minor=True)
-        label_ends(axes, ends)
-        figure.savefig(path(f"{name}.png"), dpi=150)
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes, ends = figure.subplots(), []
+    for row in next(iter(training.values())):
+        speeds = [np.quantile(s[row], (0.25, 0.5, 0.75)) for s in training.values()]
+        low, median, high = np.array(speeds).T
+        colour = {"ours": OURS, "usua": USUAL_FLAX, "PyTo": PYTORCH}[row[:4]]
+        axes.plot(BATCH_SIZES, median, marker="o", markersize=4, color=colour)
+        axes.fill_between(BATCH_SIZES, low, high, color=colour, alpha=0.2, linewidth=0)
+        ends.append((BATCH_SIZES[-1], median[-1], row, colour))
+    axes.set(xscale="log", yscale="log", xlabel="batch size")
+    axes.set_title("images per second in training, two CPU cores", loc="left")
+    axes.set_xticks(BATCH_SIZES, [f"{size:,}" for size in BATCH_SIZES], minor=False)
+    axes.set_xticks([], minor=True)
+    ticks = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000]
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_yticks([], minor=True)
+    label_ends(axes, ends)
+    return figure
 
 
 def main() -> None:
@@ -482,7 +480,7 @@ def main() -> None:
         name = f"throughput_{isa}" if isa else "throughput"
         write_json(name, {**results, "ratios": ratios})
         write_markdown(name, text)
-        plot(training, name)
+        draw(training).savefig(path(f"{name}.png"), dpi=150)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def pytorch(seed: int, started: float) -> dict:
     import numpy as np
     import torch
     import torch.nn.functional as F
+    from tutorial_net import Net
 
     torch.manual_seed(seed)
 
@@ -91,12 +92,7 @@ def pytorch(seed: int, started: float) -> dict:
     mean, std = 0.1307, 0.3081  # of the training images, as PyTorch's own example has them
     normalize = lambda images: ((images.float() / 255 - mean) / std).to(memory_format=layout)
     layout = torch.channels_last  # the fastest of those in throughput.py, as is the fused adam
-    net = torch.nn.Sequential(
-        *(torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
-        *(torch.nn.Conv2d(6, 16, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
-        *(torch.nn.Flatten(), torch.nn.Linear(400, 120), torch.nn.ReLU()),
-        *(torch.nn.Linear(120, 84), torch.nn.ReLU(), torch.nn.Linear(84, 10)),
-    ).to(memory_format=layout)
+    net = Net().to(memory_format=layout)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
     steps = len(y) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -182,19 +178,18 @@ def compare(isa: str | None) -> None:
 
 def search() -> None:
     """Held-out accuracy of recipes, trained on 50,000 images; the test images are not read."""
+    import _mnist
     import jax
     import numpy as np
     from _results import write_json
 
-    from lenet_jax import cli, data
+    from lenet_jax import cli
     from lenet_jax.core import metrics, population
-    from lenet_jax.core.split import take
 
     cli.enable_compilation_cache()
     cli.make_cores_devices()
-    mnist = data.load("mnist", DATA)
-    parts = slice(10_000), slice(10_000, None)
-    held_out, training = (jax.device_put(take(mnist.train, part)) for part in parts)
+    mnist = _mnist.load()
+    held_out, training = _mnist.hold_out(mnist.train, 10_000)
     cells = list(itertools.product((3e-3, 6e-3, 1.2e-2), (0.0, 0.1), range(4)))
     rates, smoothings, seeds = (np.array(column) for column in zip(*cells, strict=True))
     rows = []

@@ -5,8 +5,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from lenet_jax.interop.pytorch import from_state_dict
-
 
 class Net(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -33,10 +31,15 @@ def make_net(seed: int, dtype: torch.dtype = torch.float32, *sizes: int) -> Net:
 
 
 def params_of(net: Net) -> dict:
+    # Not above: time_to_accuracy.py times a process that has nothing of JAX.
+    from lenet_jax.interop.pytorch import from_state_dict
+
     return from_state_dict(net.state_dict())
 
 
 def grads_of(net: Net) -> dict:
+    from lenet_jax.interop.pytorch import from_state_dict
+
     return from_state_dict({name: weight.grad for name, weight in net.named_parameters()})
 
 

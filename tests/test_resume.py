@@ -18,41 +18,42 @@ FLAGS = ("--dataset=digits", "--epochs=3", "--batch_size=32", "--checkpoint_ever
 EPOCH, STEPS = 44, 132
 
 
-class Command:
-    """`python -m lenet_jax.train`, which keeps all that it compiles, so that it starts soon."""
+# All that is compiled is kept, so that a run starts soon.
+ENVIRONMENT = os.environ | {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
-    environment = os.environ | {
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
 
-    def start(self, path: Path, limit: str = ":") -> subprocess.Popen:
-        argv = [sys.executable, "-m", "lenet_jax.train", *FLAGS, f"--workdir={path}"]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            ["sh", "-c", f'{limit}; exec "$@"', "sh", *argv],
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            env=self.environment,
-        )
+def start(path: Path, limit: str = ":") -> subprocess.Popen:
+    argv = [sys.executable, "-m", "lenet_jax.train", *FLAGS, f"--workdir={path}"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        ["sh", "-c", f'{limit}; exec "$@"', "sh", *argv],
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env=ENVIRONMENT,
+    )
 
-    def run(self, path: Path, limit: str = ":") -> tuple[int, str, str]:
-        with self.start(path, limit) as process:
-            out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
 
-    def stop(self, path: Path, when: Callable[[], bool], signum: int) -> tuple[int, str, str]:
-        """Starts it, and sends the signal when it is time."""
-        with self.start(path) as process:
-            deadline = time.monotonic() + 120
-            while not when():
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-            process.send_signal(signum)
-            out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
+def run(path: Path, limit: str = ":") -> tuple[int, str, str]:
+    with start(path, limit) as process:
+        out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def stop(path: Path, when: Callable[[], bool], signum: int) -> tuple[int, str, str]:
+    """Starts it, and sends the signal when it is time."""
+    with start(path) as process:
+        deadline = time.monotonic() + 120
+        while not when():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
 
 
 def result(path: Path) -> tuple[list[str], list[dict]]:
@@ -66,14 +67,9 @@ def result(path: Path) -> tuple[list[str], list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def command() -> Command:
-    return Command()
-
-
-@pytest.fixture(scope="module")
-def straight(command, tmp_path_factory) -> tuple[list[str], list[dict]]:
+def straight(tmp_path_factory) -> tuple[list[str], list[dict]]:
     path = tmp_path_factory.mktemp("straight")
-    code, out, err = command.run(path)
+    code, out, err = run(path)
     assert (code, err) == (0, "")
     assert "found step" not in out
     return result(path)
@@ -88,17 +84,17 @@ def in_a_save(path: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stopped(command, tmp_path_factory) -> tuple[Path, tuple[int, str, str]]:
+def stopped(tmp_path_factory) -> tuple[Path, tuple[int, str, str]]:
     """The folder of a run that SIGTERM stopped, only to be copied, and how it ended."""
     path = tmp_path_factory.mktemp("stopped")
-    return path, command.stop(path, lambda: in_an_epoch(path), signal.SIGTERM)
+    return path, stop(path, lambda: in_an_epoch(path), signal.SIGTERM)
 
 
-def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(command, straight, tmp_path):
+def test_killed_in_an_epoch_and_in_a_save_it_ends_with_the_same_bits(straight, tmp_path):
     for when in (in_an_epoch, in_a_save):
-        code, _, _ = command.stop(tmp_path, lambda when=when: when(tmp_path), signal.SIGKILL)
+        code, _, _ = stop(tmp_path, lambda when=when: when(tmp_path), signal.SIGKILL)
         assert code == -signal.SIGKILL
-    code, out, err = command.run(tmp_path)
+    code, out, err = run(tmp_path)
     assert (code, err) == (0, "")
     assert "found step " in out
     assert result(tmp_path) == straight
@@ -115,26 +111,24 @@ def saved_step(path: Path, out: str, name: str) -> int:
     return step
 
 
-def test_a_signal_is_answered_with_a_save_one_line_and_its_code(
-    command, straight, stopped, tmp_path
-):
+def test_a_signal_is_answered_with_a_save_one_line_and_its_code(straight, stopped, tmp_path):
     shutil.copytree(stopped[0], tmp_path, dirs_exist_ok=True)
     ended, out, err = stopped[1]
     assert (ended, err) == (143, "")
     step = saved_step(tmp_path, out, "SIGTERM")
-    ended, out, err = command.run(tmp_path)
+    ended, out, err = run(tmp_path)
     assert (ended, err) == (0, "")
     assert f"found step {step} " in out
     assert result(tmp_path) == straight
 
 
-def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command, tmp_path):
-    with command.start(tmp_path) as first:
+def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(tmp_path):
+    with start(tmp_path) as first:
         while not in_an_epoch(tmp_path):
             assert first.poll() is None, first.communicate()
             time.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
-        code, out, err = command.run(tmp_path)
+        code, out, err = run(tmp_path)
         first.send_signal(signal.SIGINT)  # which it gets when it goes on
         first.send_signal(signal.SIGCONT)
         first_out, first_err = first.communicate(timeout=120)
@@ -144,13 +138,11 @@ def test_a_second_run_in_the_same_place_is_refused_while_the_first_lives(command
     saved_step(tmp_path, first_out, "SIGINT")
 
 
-def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_intact(
-    command, stopped, tmp_path
-):
+def test_a_save_that_fails_ends_the_run_with_a_line_and_the_one_before_is_intact(stopped, tmp_path):
     """No file may be larger than 50 kB: a full disk that needs no other disk."""
     shutil.copytree(stopped[0], tmp_path, dirs_exist_ok=True)
     (*_, last) = sorted((tmp_path / folder.CHECKPOINTS).iterdir())
-    code, _, err = command.run(tmp_path, limit="ulimit -f 100")
+    code, _, err = run(tmp_path, limit="ulimit -f 100")
     assert code == 1
     assert err.startswith("error: the checkpoint of step ")
     assert err.endswith(f" (File too large); step {int(last.name[-8:])} is intact\n")

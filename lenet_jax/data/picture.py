@@ -112,8 +112,9 @@ def fit(grey: np.ndarray) -> np.ndarray:
     if grey.ndim == 3:
         grey = grey @ np.float32([0.299, 0.587, 0.114])
     low, high = grey.min(), grey.max()
-    _require_contrast(high - low)
-    if np.median(_border(grey)) > (low + high) / 2:  # dark on light
+    if high - low <= things.FAINTEST:
+        raise ValueError(EMPTY)
+    if np.median(things.border(grey)) > (low + high) / 2:  # dark on light
         grey = 255 - grey
     if grey.shape != (SIDE, SIDE):
         grey = _scaled(grey, 28)
@@ -142,8 +143,12 @@ def center(pixels: np.ndarray, box: int = 20, by_mass: bool = True) -> np.ndarra
     Raises:
       ValueError: nothing stands out from the background.
     """
-    found = find(pixels, box, by_mass)
-    return max(found, key=lambda each: each.bottom - each.top).image
+    return tallest(find(pixels, box, by_mass)).image
+
+
+def tallest(found: Sequence[Found]) -> Found:
+    """That of the largest height; several alike are the first of them."""
+    return max(found, key=lambda each: each.bottom - each.top)
 
 
 def find(
@@ -212,7 +217,6 @@ def _flat(image):
 
 def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
     """The grey value to put behind the `visible` pixels of a picture [H, W]."""
-
     low, middle, high = np.percentile(grey[visible], [1, 50, 99])
     rim = np.median(grey[visible & ~ndimage.binary_erosion(visible)])
     if abs(rim - middle) > 32:  # a soft edge or an outline leads to what it was drawn on
@@ -222,15 +226,6 @@ def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
     rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
     filled = visible.sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
     return middle if high - low > 64 and filled > 0.75 else 255 * (middle < 128)
-
-
-def _border(grey: np.ndarray) -> np.ndarray:
-    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-
-
-def _require_contrast(contrast: float, noise: float = 0.0) -> None:
-    if contrast <= max(8, noise):
-        raise ValueError(EMPTY)
 
 
 def _scaled(grey: np.ndarray, longest: int) -> np.ndarray:

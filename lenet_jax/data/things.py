@@ -86,12 +86,16 @@ def local_median(pixels: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
+def border(pixels: np.ndarray) -> np.ndarray:
+    """The pixels [N, ...] at the edge of [H, W, ...]."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+
+
 def border_plane(grey: np.ndarray) -> np.ndarray:
     """The plane [H, W] through most of the picture's border."""
     rows, columns = np.indices(grey.shape, np.float32)
     plane = np.stack([rows, columns, np.ones_like(rows)], axis=-1)  # [H, W, 3]
-    edge = lambda each: np.concatenate([each[0], each[-1], each[1:-1, 0], each[1:-1, -1]])
-    points, values = edge(plane), edge(grey)
+    points, values = border(plane), border(grey)
     distance = np.abs(values - np.median(values))
     inside = distance <= 2.5 * np.median(distance) + 60
     for _ in range(4):  # each time without the outliers, which are not background

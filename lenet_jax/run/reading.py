@@ -16,9 +16,9 @@ from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.trained import TrainedRun
 
 
-def prepare(path: Path, run: TrainedRun, center: bool = True) -> np.ndarray:
+def prepare(path: Path, run: TrainedRun) -> np.ndarray:
     """The tallest thing on a picture as the run's network takes it: uint8 [32, 32, channels]."""
-    return max(find(path, run, center), key=lambda each: each.bottom - each.top).image
+    return picture.tallest(find(path, run)).image
 
 
 def find(path: Path, run: TrainedRun, center: bool = True) -> list[picture.Found]:
