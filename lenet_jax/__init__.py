@@ -10,7 +10,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import TrainState, create_train_state, eval_step, train_step, update
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "LeNet",
     "TrainState",

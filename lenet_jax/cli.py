@@ -1,33 +1,37 @@
-"""What all commands share: flags made from a dataclass of settings, help, and how they end.
+"""What all commands share: flags made from a dataclass of settings, help, JAX's start, exit codes.
 
-A command ends with 0 when it did its work, 1 when it failed at it, and 2 with one line on stderr
-when it was asked for something that cannot be. A signal that it waits for ends it with 128 and the
-signal's number, as shells count; so does a reader that has gone, as after `| head`.
+A command exits with 0 when it has done its work, with 1 when it failed, and with 2 and one line on
+stderr when it was given something impossible. A signal that it handles ends it with 128 and the
+signal's number, as shells count; so does a closed pipe, as after `| head`.
 """
 
 import contextlib
 import dataclasses
 import errno
 import gc
+import math
 import os
 import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 from absl import flags
+from tqdm import tqdm
 
 S = TypeVar("S")
-BROKEN_PIPE = 128 + 13  # SIGPIPE, of which Python makes an error instead
-CACHE_BYTES = 2**28  # compiled functions on disk, those used last; a run has 3 MB of them
-# How many tasks there are, as srun and the mpirun of Open MPI, MPICH and Intel tell each of them.
-# Not SLURM_NTASKS: a batch script has it, too, which may start a single task.
+BROKEN_PIPE = 128 + 13  # SIGPIPE, which Python turns into an error
+CACHE_BYTES = 2**28  # of compiled functions on disk, the least recently used go; a run has 3 MB
+# The number of tasks, as srun and the mpirun of Open MPI, MPICH and Intel give it to each task.
+# Not SLURM_NTASKS: a batch script has it too, although it may start a single task.
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DEFINE = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
@@ -37,59 +41,105 @@ _DEFINE = {
 }
 
 
+class Valid(NamedTuple):
+    """Which values a setting may have, as a test and in words."""
+
+    test: Callable[[Any], bool]  # NaN fails every comparison
+    words: str
+
+
+def at_least(low: float) -> Valid:
+    return Valid(lambda value: low <= value < math.inf, f"at least {low:g}")
+
+
+def between(low: int, high: int) -> Valid:
+    return Valid(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
 def setting(
     default: Any,
     help: str,
     choices: Sequence[str] = (),
     *,
+    valid: Valid | None = None,
     affects_results: bool = True,
     positional: bool = False,
 ) -> Any:
-    """A dataclass field that is a flag: its default, its help line and, for names, the choices.
+    """A dataclass field that is a flag.
 
-    A field of type `tuple[str, ...]` is a flag that may be given more than once or, if it is
-    `positional`, what stands on the command line besides the flags.
-
-    `affects_results` says whether a run's numbers depend on the setting: if so, the run keeps it.
+    Args:
+      default: None means that the command decides.
+      choices: the names that may be given; `valid` says the same of a number. See `check`.
+      affects_results: whether a run's numbers depend on it, so that a resumed run must keep it.
+      positional: the field, a `tuple[str, ...]`, holds the arguments that are not flags. Without
+        it, such a field is a flag that may be given more than once.
     """
     metadata = {
         "help": help,
         "choices": tuple(choices),
+        "valid": valid,
         "affects_results": affects_results,
         "positional": positional,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_choices(settings: Any) -> None:
-    """Raises ValueError naming the flag if a setting is not among its field's choices."""
+def check(settings: Any) -> None:
+    """Raises ValueError that names the flag if a setting is not what its field allows."""
     for field in dataclasses.fields(settings):
         value, choices = getattr(settings, field.name), field.metadata["choices"]
-        if choices and value is not None and value not in choices:
+        valid = field.metadata["valid"]
+        if value is not None and choices and value not in choices:
             raise ValueError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
+        if value is not None and valid and not valid.test(value):
+            raise ValueError(f"--{field.name}={value}: must be {valid.words}")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command as the process that it is, wherever its output goes, also nowhere."""
+    """Runs a command as a process, wherever its output goes, and ends it with one line if it fails.
+
+    What is wrong with the machine (a full disk, no memory, no file handles, no threads) is named;
+    only a mistake in this package shows a traceback.
+    """
     _replace_dead_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name of any bytes, a ± in ASCII
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stream is not a file
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names of any bytes, and ±
     try:
         try:
             main(sys.argv)
         finally:
-            sys.stdout.flush()
+            _flush_stdout()
     except OSError as error:
-        _discard(1)  # else the interpreter would try again, and complain
+        _discard(1)  # else the interpreter would try to flush it again and complain
         if isinstance(error, BrokenPipeError):
             _discard(2)
             raise SystemExit(BROKEN_PIPE) from None
-        fail(error if error.filename else f"stdout cannot be written to ({error.strerror})", 1)
+        if error.errno in _FULL and not error.filename:
+            fail(f"stdout cannot be written to ({error.strerror})", 1)
+        fail(error, 1)
+    except MemoryError as error:
+        fail(f"this machine's memory, or `ulimit -v`, is too small {error}", 1)
+    except RuntimeError as error:
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "new thread" not in str(error):
+            raise
+        fail(error, 1)
+
+
+def print_line(line: str) -> None:
+    """Prints a line at once, also into a file, and above a progress bar."""
+    tqdm.write(line)
+    _flush_stdout()
+
+
+def _flush_stdout() -> None:
+    getattr(sys.stdout, "flush", lambda: None)()  # a program may have replaced it
 
 
 def _replace_dead_streams() -> None:
-    """Puts the null device where stdout or stderr is closed, or a terminal that has gone.
+    """Puts the null device where stdout or stderr is closed, or is a terminal that has gone.
 
-    A closed one is None in Python, and its number that of the next file, into which XLA would log.
+    Python has None for a closed stream; the next file that is opened gets its number, and XLA
+    would log into that file.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         try:
@@ -109,7 +159,7 @@ def _discard(number: int) -> None:
 
 
 def fail(message: object, code: int = 2) -> NoReturn:
-    """Ends the command with one line on stderr, unless it is that nobody reads what it prints."""
+    """Ends the command with one line on stderr, except on a broken pipe."""
     if isinstance(message, BrokenPipeError):
         raise message  # to `run`
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
@@ -117,7 +167,7 @@ def fail(message: object, code: int = 2) -> NoReturn:
 
 
 class Interrupted(Exception):
-    """A signal has ended the command, which left its work in order; the message says how."""
+    """A signal has ended the command after it saved its work; the message says how to go on."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
@@ -126,14 +176,18 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Lets a command end in its own time: signals only enter the list that it looks at.
+    """Collects signals in a list, so that a command can save its work before it ends.
 
     They are SIGTERM, Ctrl-C, SIGHUP (the terminal has gone) and SIGUSR1 (a cluster's warning that
-    time is up). A second SIGTERM or Ctrl-C ends the process at once.
+    time is up). A second SIGTERM or Ctrl-C ends the process at once. Outside the main thread Python
+    handles no signals, and the list stays empty.
     """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # Windows does not have the last two
-    # A shell starts a job in the background with Ctrl-C ignored, nohup SIGHUP: that stays so.
+    # A shell's background job ignores Ctrl-C, and a job under nohup SIGHUP: that stays so.
     before = {
         signum: handler
         for signum in (getattr(signal, name) for name in names if hasattr(signal, name))
@@ -143,7 +197,7 @@ def catch_signals() -> Iterator[list[int]]:
     def receive(signum: int, frame: object) -> None:
         received.append(signum)
         _replace_dead_streams()
-        for caught in before:  # of a terminal that closes, the shell and the system tell both
+        for caught in before:  # when a terminal closes, the shell and the system both send SIGHUP
             hurries = caught in (signal.SIGTERM, signal.SIGINT)
             signal.signal(caught, signal.SIG_DFL if hurries else signal.SIG_IGN)
 
@@ -156,9 +210,9 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(signum, handler or signal.SIG_DFL)
 
 
-def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
+def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
     """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
-    gc.freeze()  # what was imported is no garbage: JAX traces a quarter faster if left alone
+    gc.freeze()  # exclude imported objects from garbage collection: JAX traces a quarter faster
     values = flags.FlagValues()
     types = typing.get_type_hints(settings_class)
     fields = {field.name: field for field in dataclasses.fields(settings_class)}
@@ -182,16 +236,16 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str) -> S:
         settings = settings_class(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )
-    except BrokenPipeError:  # the help's
+    except BrokenPipeError:  # while the help was printed
         raise
-    except (flags.Error, ValueError, OSError) as error:  # OSError: a --flagfile that is not there
+    except (flags.Error, ValueError, OSError) as error:  # OSError: --flagfile names no file
         fail(f"{error} (--help lists the flags)")
     _require_one_task()
     return settings
 
 
 def _require_one_task() -> None:
-    """Ends a command that was started many times over, as if its processes shared the work."""
+    """Ends a command that was started as several tasks, as if they shared the work."""
     elsewhere = "sweep --scheduler spreads networks over machines, train_epoch(mesh=) one network"
     for name in TASK_COUNTS:
         count = os.environ.get(name, "")
@@ -204,19 +258,40 @@ def _require_one_task() -> None:
         fail(f"jax.distributed is initialized: a command works in one process ({elsewhere})")
 
 
+def start_jax(*, cache: bool = True, cores_are_devices: bool = False) -> None:
+    """Starts JAX for a command, or ends the command with what JAX says.
+
+    Args:
+      cache: whether compiled functions are kept on disk.
+      cores_are_devices: whether each core becomes a device, so that they share batches or
+        populations. NPROC, which says how many cores JAX may use, and JAX_NUM_CPU_DEVICES take
+        precedence. If the process has used JAX before, its devices stay as they are.
+    """
+    if cache:
+        enable_compilation_cache()
+    if cores_are_devices and jax.config.jax_num_cpu_devices == -1:
+        with contextlib.suppress(RuntimeError):  # JAX has been used
+            jax.config.update("jax_num_cpu_devices", count_cores())
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        chosen = os.environ.get("JAX_PLATFORMS")
+        fail((f"JAX_PLATFORMS={chosen}: " if chosen else "") + f"JAX cannot start: {error}", 1)
+
+
 def enable_compilation_cache() -> None:
-    """Keeps what JAX compiles in the user's cache folder; JAX_COMPILATION_CACHE_DIR goes first."""
+    """Keeps compiled functions in ~/.cache/lenet_jax, or where JAX_COMPILATION_CACHE_DIR says.
+
+    A folder that cannot be written to costs time only.
+    """
     config = jax.config
-    with contextlib.suppress(OSError, RuntimeError):  # a read-only home, or none, costs only time
-        if config.jax_compilation_cache_dir:
-            _remove_executables(Path(config.jax_compilation_cache_dir))
-            return
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home, "lenet_jax")
+    if config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lenet_jax")
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_executables(folder)
-        # A process that was killed, or a version that set no limit to the size, leaves entries
-        # without the time of their last use; as long as there is one, JAX adds no others.
+        # A process that was killed leaves an entry without the time of its last use, and JAX adds
+        # nothing to a cache that holds such an entry.
         for entry in folder.glob("*-cache"):
             if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():
                 entry.unlink(missing_ok=True)
@@ -227,34 +302,17 @@ def enable_compilation_cache() -> None:
             config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _remove_executables(cache: Path) -> None:
-    """Removes what version 0.1 kept beside JAX's entries: some of it could not be read again."""
-    for file in cache.glob(f"executables/{'[0-9a-f]' * 64}*"):
-        file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
-        (cache / "executables").rmdir()
-
-
-def make_cores_devices() -> None:
-    """Makes each core a device, to share batches or populations; only before JAX is used at all.
-
-    NPROC, which says how many cores JAX may use, and JAX_NUM_CPU_DEVICES go first.
-    """
-    if jax.config.jax_num_cpu_devices == -1:
-        jax.config.update("jax_num_cpu_devices", count_cores())
-
-
 def count_cores() -> int:
-    """As XLA:CPU counts them; the bits of its results depend on it."""
+    """The cores that this process may use, as XLA:CPU counts them; its bits depend on them."""
     chosen = os.environ.get("NPROC", "")
     if chosen.isdecimal() and int(chosen):
         return int(chosen)
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux: those that this process may use
+    allowed = getattr(os, "sched_getaffinity", None)  # on Linux only
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
-def _help(settings_class: type, doc: str) -> str:
-    lines = [doc.strip(), "", "Flags:"]
+def _help(settings_class: type, doc: str | None) -> str:
+    lines = [(doc or "").strip(), "", "Flags:"]  # Python -OO drops docstrings
     for field in dataclasses.fields(settings_class):
         name = f"--[no]{field.name}" if isinstance(field.default, bool) else f"--{field.name}"
         name = f"{field.name} ..." if field.metadata["positional"] else name
@@ -262,5 +320,5 @@ def _help(settings_class: type, doc: str) -> str:
         default = "" if field.default in (None, ()) else f" (default: {field.default})"
         lines.append(f"  {name}" + (f"  {{{', '.join(choices)}}}" if choices else ""))
         lines.append(f"      {field.metadata['help']}{default}")
-    lines.append("  --flagfile\n      a file with one flag a line")
+    lines.append("  --flagfile\n      a file with one flag per line")
     return "\n".join(lines)

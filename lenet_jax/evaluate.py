@@ -4,16 +4,16 @@
     python -m lenet_jax.evaluate --workdir=runs/mine --dataset=kmnist --data_dir=path/to/idx/files
     python -m lenet_jax.evaluate --init_from=net.pt --dataset=mnist
 
-The test images are those of the run's own data set unless --dataset names another; their pixels are
-normalised as the run's were in training. Prints a table, and writes the same numbers to --output:
-by default evaluation.json in the run's folder, or evaluation-<data set>.json for images other than
-the run's own, and nowhere for a file of parameters.
+The test images belong to the run's own data set unless --dataset names another one. Their pixels
+are normalised as in training. The command prints a table and writes the same numbers to --output:
+by default evaluation.json in the run's folder, or evaluation-<data set>.json for other images than
+the run's own. For a file of parameters it writes nothing by default.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lenet_jax import cli, data
 from lenet_jax.files import atomic_write, expand_user
@@ -36,13 +36,11 @@ class EvaluateSettings(trained.NetworkSettings):
         None, "folder of that data set's files, as for lenet_jax.train (default: the run's)"
     )
     output: str | None = cli.setting(None, "JSON file to write (default: in --workdir)")
-
-    def __post_init__(self) -> None:
-        self._check(of_a_file=("mean", "std"))
+    file_flags: ClassVar = ("mean", "std")
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The metrics of `measure_run` for a person."""
+    """A result of `measure_run`, for a person."""
     names = result["classes"]
     width = max(5, *map(len, names))
     lines = [
@@ -69,7 +67,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 
 def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
-    """All of the confusion matrix, or its largest mistakes where it is wider than a screen."""
+    """The confusion matrix, or its most frequent mistakes if it is wider than a screen."""
     longest = max(map(len, names))
     head = max(9, longest)
     cell = min(max(6, longest + 1), (MAX_COLUMNS - head) // len(names))
@@ -93,7 +91,7 @@ def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(EvaluateSettings, argv, __doc__)
-    cli.enable_compilation_cache()
+    cli.start_jax()
     try:
         run = trained.load_network(settings)
         dataset = load_data(run, settings.dataset, settings.data_dir)

@@ -3,15 +3,15 @@
     python -m lenet_jax.export --workdir=runs/mnist --format=torch
     python -m lenet_jax.export --init_from=net.pt --format=html --output=net.html
 
-torch      a safetensors file that the tutorial's own Net loads, and --init_from of train, too
+torch      a safetensors file that the tutorial's own Net and --init_from of train load
 stablehlo  a compiled function that jax.export runs on CPU, GPU and TPU without this package
-onnx       a model for onnxruntime and everything else that reads ONNX
-html       a page to draw on, with the network inside; all it needs is a browser
+onnx       a model for onnxruntime and all other programs that read ONNX
+html       a page to draw on, with the network inside, for any browser
 
-StableHLO and ONNX take any number of images, pixels as they are: uint8 [batch, 32, 32, 1], white on
-black. In PyTorch the network takes float32 [batch, 1, 32, 32], namely (pixel / 255 - mean) / std,
-with the mean and std in the file's metadata. Of colour images there are 3 channels instead of 1,
-each with a mean and a std of its own. The metadata of torch and onnx name the classes, too.
+StableHLO and ONNX take any number of images as uint8 pixels [batch, 32, 32, 1], white on black. In
+PyTorch the network takes float32 [batch, 1, 32, 32]: (pixel / 255 - mean) / std, with the mean and
+std in the file's metadata. Colour images have 3 channels, each with its own mean and std. The files
+for torch and onnx also name the classes.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ class Format(NamedTuple):
     """A file format that a run can be exported to."""
 
     suffix: str
-    package: str | None  # what has to be installed for it
+    package: str | None  # that must be installed
     content: Callable[[TrainedRun], bytes]
-    usage: str  # the next thing to do with the file
+    usage: str  # what to do with the file
 
 
 FORMATS = {
@@ -59,9 +59,7 @@ FORMATS = {
         lambda run: to_onnx(run.params, **run.normalization, classes=run.classes),
         'onnxruntime.InferenceSession("{file}").run(None, {{"pixels": pixels}})',
     ),
-    "html": Format(
-        "html", None, lambda run: web_page(run), "open it in a browser, from wherever it lies"
-    ),
+    "html": Format("html", None, lambda run: web_page(run), "open it in a browser"),
 }
 
 
@@ -82,12 +80,14 @@ class ExportSettings(trained.NetworkSettings):
         if self.format is None:
             raise ValueError(f"--format is missing: choose one of {', '.join(FORMATS)}")
         if self.init_from is not None and self.output is None:
-            raise ValueError("--output is missing: --init_from has no folder of a run to write to")
+            raise ValueError(
+                "--output is missing: name the file to write, as --init_from has no run"
+            )
         super().__post_init__()
 
 
 def about(run: TrainedRun) -> str:
-    """One sentence: what the network was trained on, for how long, and how good it is."""
+    """One sentence: the network's data set, its training steps and its test accuracy."""
     name, records = run.config["data"]["name"], [r for r in run.metrics if r["step"] == run.step]
     size = f"{count_params(run.params):,}"
     if run.step is None:
@@ -105,15 +105,15 @@ def web_page(run: TrainedRun) -> bytes:
     name, model = run.config["data"]["name"], model_for(run.params)
     if model.in_channels > 1:
         raise ValueError(
-            f"--format=html: {run} takes images of {model.in_channels} channels: there is nothing "
-            "to draw"
+            f"--format=html: {run} takes images of {model.in_channels} channels, and a drawing has "
+            "one"
         )
     names, text = run.classes, about(run)
     return web.page(run.params, **run.normalization, classes=names, dataset=name, about=text)
 
 
 def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path:
-    """Writes the file, replacing one of that name, and returns its path.
+    """Writes the file, replaces an older one, and returns its path.
 
     Raises:
       ValueError: there is no such run or home folder, or a package is missing.
@@ -143,7 +143,7 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ExportSettings, argv, __doc__)
-    cli.enable_compilation_cache()
+    cli.start_jax()
     try:
         export(settings)
     except ValueError as error:

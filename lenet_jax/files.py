@@ -1,4 +1,4 @@
-"""What every part does with files alike: paths as flags give them, and writing all or nothing."""
+"""Paths as flags give them, and files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def expand_user(path: str | Path, flag: str) -> Path:
-    """`path` with the home folder for its ~, which a shell leaves in --flag=~/folder as it is.
+    """`path` with its ~ replaced by the home folder; a shell leaves --flag=~/folder as it is.
 
     Raises:
-      ValueError: nobody has that home folder; the message starts with the flag.
+      ValueError: there is no such home folder; the message starts with the flag.
     """
     try:
         return Path(path).expanduser()
@@ -19,30 +19,13 @@ def expand_user(path: str | Path, flag: str) -> Path:
         raise ValueError(f"{flag}={path}: there is no such home folder") from error
 
 
-def require_utf8(path: Path, flag: str) -> Path:
-    """`path` as it is, if all folders on the way to it have names that checkpoints can be given.
-
-    Raises:
-      ValueError: the absolute path is no UTF-8; the message starts with the flag.
-    """
-    try:
-        os.fsencode(path.absolute()).decode("utf-8")
-    except UnicodeDecodeError as error:
-        printable = str(path).encode(errors="backslashreplace").decode()
-        raise ValueError(
-            f"{flag}={printable}: the name of the folder, or of one above it, is not UTF-8, as "
-            "checkpoints need it: rename it, or use another"
-        ) from error
-    return path
-
-
 def atomic_write(file: Path, content: str | bytes) -> None:
-    """Writes a file as a whole or not at all, also when several processes write it at once.
+    """Writes a file completely or not at all, also when several processes write it at once.
 
     Raises:
       OSError: it cannot be written; the message names it, and a file that was there is intact.
     """
-    temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     with add_path_to_oserror(file):
         try:
             with temporary.open("xb") as stream:
@@ -51,14 +34,31 @@ def atomic_write(file: Path, content: str | bytes) -> None:
                 os.fsync(stream.fileno())
             temporary.replace(file)
         finally:
-            with contextlib.suppress(OSError):  # it is gone if all went well
+            with contextlib.suppress(OSError):  # after a success it is gone
                 temporary.unlink()
+    _sync_folder(file.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what writers that were killed left in a folder; no other process may write there."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def add_path_to_oserror(path: Path) -> Iterator[None]:
-    """Puts the path into the OSErrors of a block: a full disk's do not say where."""
+    """Puts the path into the OSErrors of a block: those of a full disk do not name it."""
     try:
         yield
     except OSError as error:
         raise OSError(f"{path}: cannot be written to ({error.strerror or error})") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems sync none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

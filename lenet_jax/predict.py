@@ -65,7 +65,7 @@ def format_line(answers: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(PredictSettings, argv, __doc__)
-    cli.enable_compilation_cache()
+    cli.start_jax()
     try:  # stdout is for predictions only, which a script may read
         run = trained.load_network(settings, lambda line: print(line, file=sys.stderr))
         pictures = reading.read(run, settings.pictures, settings.center)

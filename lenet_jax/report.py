@@ -3,10 +3,10 @@
     python -m lenet_jax.report --workdir=runs/mine
     python -m lenet_jax.report --workdir=runs/mine --workdir=runs/other
 
-Writes index.html and its PNG files to --output, by default report/ in the run's folder: the
-learning curves, the confusion matrix, the calibration, the first layer's filters, each layer's
-activations, the worst mistakes, the settings. Of several runs the curves are compared; the rest is
-about the first, whose folder gets the page.
+Writes index.html and its PNG files to --output, by default report/ in the run's folder. The page
+shows the learning curves, the confusion matrix, the calibration, the first layer's filters, each
+layer's activations, the worst mistakes and the settings. With several runs it compares their
+curves; the rest of the page is about the first run, whose folder gets the page.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class ReportSettings:
         None, "folder of the first run's data set, as for lenet_jax.train (default: the run's)"
     )
     output: str | None = cli.setting(
-        None, "folder to write to, made if need be (default: report in the first --workdir)"
+        None, "folder to write to (default: report in the first --workdir)"
     )
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ def run_names(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def differing_settings(runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
-    """Of each run the settings that affect its results and are not the same in all runs."""
+    """For each run, the settings that affect its results and differ between the runs."""
     settings = [run.config["settings"] for run in runs]
     names = [
         field.name for field in dataclasses.fields(Settings) if field.metadata["affects_results"]
@@ -74,7 +74,7 @@ def report(
     """Writes the page about the first run into `folder`, and returns its path.
 
     Args:
-      logits: [N, C], of the first run for the data set's test split. result: of `measure_run`.
+      logits: [N, C], the first run's for the test split. result: from `measure_run`.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -99,7 +99,7 @@ def report(
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ReportSettings, argv, __doc__)
-    cli.enable_compilation_cache()
+    cli.start_jax()
     try:
         runs = [trained.load(path) for path in settings.workdir]
         dataset = load_data(runs[0], data_dir=settings.data_dir)
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
         cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})")
     except OSError as error:
         print(summary_line(result))
-        cli.fail(f"{error}; --output names another folder", 1)
+        cli.fail(f"{error}; name another folder with --output", 1)
     print(f"{summary_line(result)}; the report is {file}")
 
 

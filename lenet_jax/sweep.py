@@ -5,18 +5,15 @@
     python -m lenet_jax.sweep --scheduler=tcp://host:8786     # on the workers of a Dask cluster
 
 A sixth of the training images is held out to compare the settings; the test images are not read.
-The table, the figure and the numbers are written to --workdir, and the same command with the same
---workdir goes on where it was stopped, on this machine or on a cluster.
+The command writes a table, a figure and the numbers to --workdir. If it is stopped, the same
+command with the same --workdir continues, on this machine or on a cluster.
 """
 
 import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.files import atomic_write
@@ -26,7 +23,7 @@ from lenet_jax.viz import figures
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """What `summarise` returns, for a person."""
+    """The rows of `summarise`, for a person."""
     lines = [f"{'optimizer':10} {'learning rate':>13}   held-out accuracy"]
     for row in rows:
         outcome = f"{row['diverged']} of {row['seeds']} diverged"
@@ -38,23 +35,16 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_results(records: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Writes `sweep.json` and `sweep.png`; the rows of `summarise`."""
+    """Writes `sweep.json` and `sweep.png`, and returns the rows of `summarise`."""
     rows = summarise(records)
     atomic_write(path / "sweep.json", json.dumps({"rows": rows, "networks": records}) + "\n")
     figures.sweep(rows, records).savefig(path / "sweep.png", dpi=150)
     return rows
 
 
-def print_line(line: str) -> None:
-    """At once, also into a file, and above the progress bar."""
-    tqdm.write(line)
-    sys.stdout.flush()
-
-
 def main(argv: Sequence[str]) -> None:
     settings, path = cli.parse(SweepSettings, argv, __doc__), None
-    cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cores_are_devices=True)
     with contextlib.ExitStack() as stack:
         try:
             dataset = data.load(settings.dataset, settings.data_dir, print)
@@ -64,18 +54,18 @@ def main(argv: Sequence[str]) -> None:
             if dataset.note:
                 print(dataset.note)
             print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
-            where = cluster.connect(settings.scheduler, settings.workers, print_line)
+            where = cluster.connect(settings.scheduler, settings.workers, cli.print_line)
             train_slices = stack.enter_context(where)
-            rows = write_results(run(settings, dataset, path, print_line, train_slices), path)
+            rows = write_results(run(settings, dataset, path, cli.print_line, train_slices), path)
         except ValueError as error:
             cli.fail(error)
         except cluster.ClusterError as error:
-            cli.fail(f"{error}: the same command with --workdir={path} goes on", 1)
+            cli.fail(f"{error}: the same command with --workdir={path} continues", 1)
         except OSError as error:
             cli.fail(error, 1)
         except KeyboardInterrupt:
-            goes_on = f": the same command with --workdir={path} goes on"
-            print("stopped" + (goes_on if path else " before training began"))
+            how_to = f": the same command with --workdir={path} continues"
+            print("stopped" + (how_to if path else " before training began"))
             raise SystemExit(130) from None
     print(format_table(rows))
     best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)

@@ -4,8 +4,8 @@
     python -m lenet_jax.train --dataset=mnist --data_dir=path/to/idx/files --epochs=5
 
 Without --dataset it trains on MNIST if MNIST is on this machine or can be downloaded, and else on
-the 1,797 digits that come with scikit-learn. The run is kept in --workdir, and the same command
-with the same --workdir continues it, however it was stopped, to the same numbers.
+the 1,797 digits that come with scikit-learn. The run is kept in --workdir. However it is stopped,
+the same command with the same --workdir continues it, to the same numbers.
 
 The same seed gives the same numbers, bit for bit, on the same machine and versions. On a CPU the
 bits also depend on the number of cores that JAX sees: set the environment variable NPROC to fix it.
@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.core.model import LeNet, count_params, sizes
@@ -28,7 +27,7 @@ from lenet_jax.run.settings import Settings
 
 
 def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
-    """Where, on what, what and how a resolved run trains."""
+    """The device, the data, the network and the optimizer of a resolved run."""
     device, size = jax.devices()[0], count_params(state.params)
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
     return "\n".join(
@@ -46,11 +45,9 @@ def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
-    if settings.compilation_cache:
-        cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cache=settings.compilation_cache, cores_are_devices=True)
     with contextlib.ExitStack() as stack:
-        # What a first state needs is compiled, or read from JAX's cache, while the images are read.
+        # The initialisation is compiled, or read from JAX's cache, while the images are read.
         pool = stack.enter_context(ThreadPoolExecutor(1))
         known = INFO[settings.dataset or "mnist"]  # files of one's own may have more classes
         model = LeNet(len(known.classes), np.size(known.mean))
@@ -74,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
             raise SystemExit(130) from None
         print(header(settings, dataset, run.state), flush=True)
         try:
-            loop.fit(settings, dataset, path, lambda line: tqdm.write(line), run, signals)
+            loop.fit(settings, dataset, path, cli.print_line, run, signals)
         except cli.Interrupted as stop:
             print(stop)
             raise SystemExit(stop.exit_code) from None

@@ -89,7 +89,7 @@ def test_html_is_the_page_of_the_run(run_path, capsys):
     assert file.read_bytes() == web.page(
         run.params, **run.normalization, classes=tuple("0123456789"), dataset="digits", about=about
     )
-    assert capsys.readouterr().out.endswith("open it in a browser, from wherever it lies\n")
+    assert capsys.readouterr().out.endswith("open it in a browser\n")
 
 
 def test_output_names_the_file_and_its_folder_is_made(tiny_run, tmp_path):

@@ -1,10 +1,11 @@
+import errno
 import os
+import re
 import stat
-from pathlib import Path
 
 import pytest
 
-from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, require_utf8
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, remove_unfinished
 
 
 def test_a_tilde_is_the_home_folder_and_a_stranger_is_named_with_the_flag(tmp_path, monkeypatch):
@@ -14,15 +15,38 @@ def test_a_tilde_is_the_home_folder_and_a_stranger_is_named_with_the_flag(tmp_pa
         expand_user("~nobody_has_this_name", "--workdir")
 
 
-def test_a_path_that_is_no_utf8_is_named_also_if_it_is_the_folder_one_is_in(tmp_path, monkeypatch):
-    strange = tmp_path / os.fsdecode(b"a\xff")
-    strange.mkdir()
-    assert require_utf8(tmp_path / "é", "--workdir") == tmp_path / "é"
-    with pytest.raises(ValueError, match=r"^--workdir=.*not UTF-8"):
-        require_utf8(strange / "run", "--workdir")
-    monkeypatch.chdir(strange)
-    with pytest.raises(ValueError, match=r"^--workdir=run: .*not UTF-8"):
-        require_utf8(Path("run"), "--workdir")
+def test_a_file_whose_name_is_not_utf8_is_written_too(tmp_path):
+    folder = tmp_path / os.fsdecode(b"a\xff")
+    folder.mkdir()
+    atomic_write(folder / "file", "content")
+    assert (folder / "file").read_text() == "content"
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".config.json.0123.tmp").touch()
+    (tmp_path / "config.json").touch()
+    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path / "missing")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_file_and_folder_are_synced_before_a_write_returns(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    atomic_write(tmp_path / "file", "content")
+    temporary, folder = synced
+    assert re.fullmatch(rf"{tmp_path}/\.file\.\w+\.tmp", temporary)
+    assert folder == str(tmp_path)
+
+
+def test_a_file_system_that_syncs_no_folders_is_enough(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic_write(tmp_path / "file", "content")
+    assert (tmp_path / "file").read_text() == "content"
 
 
 @pytest.mark.parametrize("content", ["text é\n", b"\x00\xff"])

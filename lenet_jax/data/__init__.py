@@ -17,7 +17,7 @@ from lenet_jax.data import digits, formats, tfds
 from lenet_jax.data.idx import RawSplits
 from lenet_jax.data.pixels import white_on_black
 from lenet_jax.data.registry import INFO
-from lenet_jax.files import expand_user, require_utf8
+from lenet_jax.files import expand_user
 
 __all__ = ["DATASETS", "Dataset", "Split", "load"]
 
@@ -137,7 +137,7 @@ def _listing(folder: Path, most: int = 8) -> str:
 
 
 def _existing(data_dir: str) -> Path:
-    folder = require_utf8(expand_user(data_dir, "--data_dir"), "--data_dir")
+    folder = expand_user(data_dir, "--data_dir")
     try:
         os.listdir(folder if data_dir else "")  # Path("") is the current folder, "" is none
     except OSError as error:

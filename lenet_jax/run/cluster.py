@@ -1,11 +1,11 @@
 """A sweep's slices on the workers of a Dask cluster.
 
-The process that asked sends the training images and gets the records, which it writes itself: no
-file system is shared. Dask does a slice again whose worker died, at most as often as the
-scheduler's `allowed-failures` says (3), on another worker.
+The sweep's process sends the training images, gets the records and writes them, so that machines
+share no file system. If a worker dies, Dask trains its slice again on another worker, up to the
+number of times in the scheduler's `allowed-failures` (3).
 
-A worker uses as many devices as the process that asked: a network's last bits depend on how many
-others its device trains with it.
+A worker uses as many devices as the sweep's process, because a network's last bits depend on the
+number of networks that its device trains at once.
 """
 
 import contextlib
@@ -31,25 +31,25 @@ from lenet_jax.core.split import Split
 from lenet_jax.files import expand_user
 from lenet_jax.run import folder, grid
 
-RETRIES = 2  # of a slice that ended in an error, as when memory ran out
+RETRIES = 2  # of a slice that raised an error, for example without memory
 CONNECT_TIMEOUT_S = 10.0
-POLL_S, LOOK_S = 0.05, 2.0  # between looks for results; for workers and their progress
-WAIT_S = 5.0  # without a worker, until a line says so
+POLL_S, LOOK_S = 0.05, 2.0  # how often results, and workers and progress, are looked up
+WAIT_S = 5.0  # until a line says that there is no worker
 LOCAL_CLUSTER = {
     "threads_per_worker": 1,
     "dashboard_address": None,
     "silence_logs": logging.CRITICAL,
-    # Ctrl-C reaches them, too, and the command ends them.
+    # Ctrl-C reaches the workers too, but the command ends them.
     "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
 }
 
 
 class ClusterError(Exception):
-    """The cluster could not train all slices; those that it did are kept."""
+    """The cluster could not train all slices; the results of the others are kept."""
 
 
 class Outcome(NamedTuple):
-    """What a worker sends back; no records if its versions are not those that were asked for."""
+    """What a worker sends back. There are no records if its versions differ from the request's."""
 
     worker: str
     environment: dict[str, Any]  # of `folder.environment`
@@ -61,16 +61,18 @@ class Outcome(NamedTuple):
 def connect(
     scheduler: str | None, workers: int | None, log: Callable[[str], None]
 ) -> Iterator[grid.TrainSlices]:
-    """How `grid.run` trains slices: on a cluster, else here. The end cancels what is not done.
+    """The function with which `grid.run` trains slices, on a cluster or in this process.
+
+    The end of the block cancels slices that are not done.
 
     Args:
       scheduler: tcp://host:port, or the file that `dask scheduler --scheduler-file` wrote.
       workers: instead of a scheduler, the number of processes to start on this machine.
-      log: is called with a line when a worker goes, or none is there.
+      log: is called with a line when a worker leaves or while there is no worker.
 
     Raises:
-      ValueError: Dask is not installed, or `scheduler` is no address and no file.
-      ClusterError: no scheduler answers.
+      ValueError: Dask is not installed, or `scheduler` is neither an address nor such a file.
+      ClusterError: the scheduler does not answer.
     """
     if scheduler is None and not workers:
         yield grid.train_here
@@ -80,7 +82,7 @@ def connect(
         import distributed
     except ImportError as error:
         raise ValueError(f"{flag}: needs Dask: pip install 'lenet_jax[cluster]'") from error
-    # What matters of what Dask logs is in lines of ours.
+    # Our own lines say what matters in Dask's log.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if workers:
@@ -117,11 +119,11 @@ def train_slices(
     split: Split,
     log_updates: Callable[[int], None],
 ) -> Iterator[tuple[grid.Slice, list[dict[str, Any]], str]]:
-    """Each slice with its records and its worker's address, in the order in which they are done.
+    """Each slice with its records and its worker's address, as soon as it is trained.
 
     Raises:
-      ValueError: a worker has other versions, by name.
-      ClusterError: the scheduler has gone; or slices were given up, when all others are done.
+      ValueError: a worker has other versions; the message names them.
+      ClusterError: the scheduler has gone, or some slices failed and all others are done.
     """
     from distributed import as_completed
 
@@ -157,10 +159,10 @@ def _submit(
     environment: dict[str, Any],
     topic: str,
 ) -> dict[Any, grid.Slice]:
-    """Futures of the slices' outcomes.
+    """The futures of the slices' outcomes.
 
-    Tasks name their functions, and their arguments are no classes of ours: a worker ends at once if
-    it cannot import what a message is made of, and so would one that has not got the package.
+    Tasks give their functions by name, and their arguments contain none of our classes: a worker
+    that cannot import a class in a message stops, so one without the package would stop.
     """
     import dask
 
@@ -179,12 +181,12 @@ def _submit(
         "std": np.asarray(split.std).tolist(),
         "shape": np.shape(split.images),
     }
-    # What all have in common is a task's, not scattered: if its workers die it is made again. The
-    # scheduler keeps the 10 MB that MNIST's images are.
+    # A task unpacks the images, which all slices share: Dask repeats a task if its worker dies,
+    # but it does not scatter data again. The scheduler keeps the 10 MB of MNIST's images.
     images = zlib.compress(np.ascontiguousarray(split.images), 1)
     shared = f"{topic}-shared"
     graph = {shared: task("_unpack", json.dumps(request), images, split.labels)}
-    # Keys of one group: Dask queues them, and gives a worker one or two at a time.
+    # With keys of one group, Dask queues the tasks and gives a worker one or two at a time.
     keys = [(topic, number) for number in range(len(slices))]
     for key, part in zip(keys, slices, strict=True):
         graph[key] = task("_train", json.dumps([part.optimizer, part.cells]), shared)
@@ -200,7 +202,7 @@ def _unpack(request: str, images: bytes, labels: np.ndarray) -> tuple[str, np.nd
 
 
 def _train(part: str, shared: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
-    """A task: trains a slice, if the versions are those that are asked for."""
+    """A task: trains a slice, if the worker's versions are those of the request."""
     from distributed import get_worker
 
     request, worker, updates, shown = json.loads(shared[0]), get_worker(), 0, time.monotonic()
@@ -225,8 +227,8 @@ def _train(part: str, shared: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
 
 @functools.cache
 def _configure(devices: int) -> dict[str, Any]:
-    """Once per process, before it uses JAX; JAX that something else has used stays as it is."""
-    if jax.config.jax_num_cpu_devices == -1:  # else JAX_NUM_CPU_DEVICES has said how many
+    """Configures JAX once per process, unless the process has used it before."""
+    if jax.config.jax_num_cpu_devices == -1:  # JAX_NUM_CPU_DEVICES is not set
         with contextlib.suppress(RuntimeError):  # JAX has been used
             jax.config.update("jax_num_cpu_devices", devices)
     cli.enable_compilation_cache()
@@ -234,7 +236,7 @@ def _configure(devices: int) -> dict[str, Any]:
 
 
 class _Monitor:
-    """Tells a person about the cluster: progress, workers that go, and that there is none."""
+    """Reports a cluster's progress, the workers that leave, and the lack of workers."""
 
     def __init__(
         self, client: Any, log: Callable[[str], None], log_updates: Callable[[int], None]
@@ -244,25 +246,26 @@ class _Monitor:
         self.updates: dict[str, int] = {}  # by slice
         self.shown = 0
         self.workers: set[str] = set()
-        self.looked = self.seen = time.monotonic()  # the last look, and the last one at a worker
+        self.looked = time.monotonic()
+        self.seen: float | None = self.looked  # when there was a worker; None once this was said
         self.noted: set[str] = set()
         client.subscribe_topic(self.topic, lambda event: self.updates.update([event[1]]))
 
     def show_progress(self) -> None:
-        """May go back: a slice whose worker died starts again."""
+        """Progress may go back, because a slice whose worker died starts again."""
         now = sum(list(self.updates.values()))
         self.log_updates(now - self.shown)
         self.shown = now
 
     def look(self) -> None:
-        """At workers and progress, if it is time to."""
+        """Looks up workers and progress every LOOK_S seconds."""
         if time.monotonic() < self.looked + LOOK_S:
             return
         self.show_progress()
-        with contextlib.suppress(OSError):  # the futures say that the scheduler has gone
+        with contextlib.suppress(OSError):  # the futures tell if the scheduler has gone
             now = set(self.client.nthreads())
             for worker in sorted(self.workers - now):
-                self.log(f"{worker} has gone: what it had begun is done again")
+                self.log(f"{worker} has gone: its slices are trained again")
             if now:
                 self.seen = time.monotonic()
             elif self.seen and time.monotonic() > self.seen + WAIT_S:
@@ -274,11 +277,11 @@ class _Monitor:
         self.looked = time.monotonic()
 
     def check(self, outcome: Outcome, here: dict[str, Any]) -> None:
-        """Raises ValueError if the worker's versions are others; notes another kind of machine."""
+        """Raises ValueError if the worker's versions differ; logs a note if its machine does."""
         differs = folder.environment_diff(outcome.environment, here)
         if outcome.environment["versions"] != here["versions"]:
             raise ValueError(
-                f"{outcome.worker} has other versions than there are here, and would give other "
+                f"{outcome.worker} has other versions than this process and would give other "
                 f"numbers ({differs}): install the same"
             )
         if differs not in ("", *self.noted):
@@ -287,10 +290,10 @@ class _Monitor:
 
 
 def _explain(error: BaseException) -> str:
-    """An error of a task, in a line.
+    """A task's error, as one line.
 
     Raises:
-      ClusterError: a worker lacks a package, which all slices would say.
+      ClusterError: a worker lacks a package, so that every slice would fail.
     """
     from distributed import KilledWorker
 
@@ -300,5 +303,5 @@ def _explain(error: BaseException) -> str:
         )
     if isinstance(error, KilledWorker):
         times, last = error.allowed_failures + 1, error.last_worker.address
-        return f"{times} workers died while they had it, the last of them {last}"
+        return f"{times} workers died with it, the last one was {last}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

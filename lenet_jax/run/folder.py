@@ -1,7 +1,7 @@
-"""A run's folder: `config.json`, which says for people and tools what the run is, `checkpoints/`,
-whose notes decide it, and what `log` writes.
+"""A run's folder: `config.json`, which tells people and tools what the run is, `checkpoints/`,
+whose notes decide what it is, and the files of `log`.
 
-One process at a time works in it: a lock on `.lock`, which ends with the process that holds it.
+One process at a time works in it: it holds a lock on `.lock`, which ends with the process.
 """
 
 import contextlib
@@ -27,8 +27,7 @@ import numpy as np
 from lenet_jax import cli
 from lenet_jax.core.model import LeNet
 from lenet_jax.data import Dataset
-from lenet_jax.data.registry import INFO
-from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user, require_utf8
+from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
 from lenet_jax.run.log import EVENTS, METRICS
 from lenet_jax.run.settings import diff_settings
 
@@ -39,27 +38,31 @@ except ImportError:  # Windows
     fcntl = None
 
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the errors of some network file systems
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# JAX's settings that change random numbers or rounding; the environment can set each of them.
+JAX_SETTINGS = (
+    *("default_prng_impl", "threefry_partitionable", "random_seed_offset", "enable_x64"),
+    *("default_matmul_precision", "numpy_dtype_promotion", "disable_jit"),
+)
 
 
 def create(folder: str | None, name: str) -> Path:
-    """Makes the run's folder, by default `runs/<name>-<time>`, and sees that it can be written to.
+    """Makes the run's folder, by default `runs/<name>-<time>`, and tries to write to it.
 
     Raises:
-      ValueError: it cannot be made or written to, or its name is no UTF-8.
+      ValueError: it cannot be made or written to.
     """
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = expand_user(folder, "--workdir") if folder else Path("runs") / f"{name}-{now}"
-    require_utf8(path, "--workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
             path.mkdir(exist_ok=True)
         else:
             path = _make_new(path)
-        with tempfile.TemporaryFile(dir=path):  # of no name that another process has, too
+        with tempfile.TemporaryFile(dir=path):  # unnamed, so it cannot collide
             pass
     except OSError as error:
         reason = error.strerror or error
@@ -68,7 +71,7 @@ def create(folder: str | None, name: str) -> Path:
 
 
 def _make_new(path: Path) -> Path:
-    """Makes the folder, with a number if another run has begun in the same second."""
+    """Makes the folder, with a number if another run started in the same second."""
     new, number = path, itertools.count(2)
     while True:
         try:
@@ -79,9 +82,9 @@ def _make_new(path: Path) -> Path:
 
 
 def resolve_dataset_name(settings: Any) -> str | None:
-    """The data set that is asked for: if none is named, that of the run that is to be continued.
+    """The data set that the flags name or, without --dataset, the one of the run to be resumed.
 
-    The default would not do: a download fails one day and not the next.
+    A resumed run must not choose again: a download may fail one day and work the next.
 
     Raises:
       ValueError: the run's `config.json` is damaged.
@@ -90,18 +93,18 @@ def resolve_dataset_name(settings: Any) -> str | None:
         return settings.dataset
     try:
         config = read_config(expand_user(settings.workdir, "--workdir"))
-    except OSError:  # `create` says what is wrong with the folder
+    except OSError:  # `create` reports what is wrong with the folder
         return None
     return config["data"].get("name") if config else None
 
 
 @contextlib.contextmanager
 def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
-    """Keeps other processes out of a run's folder; the lock of a dead process is no lock.
+    """Keeps other processes out of a run's folder for the duration of a block.
 
     Raises:
-      ValueError: a living process holds it.
-      OSError: it cannot be written.
+      ValueError: another process holds the lock.
+      OSError: the lock cannot be written.
     """
     with add_path_to_oserror(path / LOCK):
         file = (path / LOCK).open("a+")
@@ -117,7 +120,7 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            log(f"note: the file system of {path} has no locks; see that only one run is there")
+            log(f"note: the file system of {path} has no locks; start only one run there")
         with add_path_to_oserror(path / LOCK):
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
@@ -132,7 +135,7 @@ def _lock(file: IO[str]) -> None:
 
 
 def archive_run(path: Path) -> Path | None:
-    """Moves the run in a folder to a new folder `old-<time>` therein, which it returns."""
+    """Moves the run in a folder to a new folder `old-<time>` inside it, which it returns."""
     run = [path / name for name in (CHECKPOINTS, METRICS, EVENTS, CONFIG) if (path / name).exists()]
     if not run:
         return None
@@ -144,7 +147,7 @@ def archive_run(path: Path) -> Path | None:
 
 
 def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
-    """What a run's results depend on, for its checkpoints' notes and `config.json`."""
+    """Everything that a run's results depend on, for its checkpoints' notes and `config.json`."""
     return {
         "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
         "settings": dataclasses.asdict(settings),
@@ -163,25 +166,19 @@ def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def class_names(config: dict[str, Any]) -> tuple[str, ...]:
-    """What a run's labels mean: the registry's classes if the run is of before this was kept."""
-    own = config["data"]
-    return tuple(own.get("classes") or INFO[own["name"]].classes)
-
-
 def network(config: dict[str, Any]) -> LeNet:
-    """The network of a run, as its data need it: with one channel if the run is of before."""
-    return LeNet(len(class_names(config)), config["data"].get("channels", 1))
+    """The network for a run's data."""
+    return LeNet(len(config["data"]["classes"]), config["data"]["channels"])
 
 
 def normalization(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """{"mean", "std"} as a `data.Split` has them, from what holds both as JSON."""
+    """{"mean", "std"} as in a `data.Split`, from a JSON object that holds both."""
     pair = {name: stored[name] for name in ("mean", "std")}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in pair.items()}
 
 
 def environment() -> dict[str, Any]:
-    """What decides the last bits of results, beside settings and data."""
+    """What the last bits of results depend on, besides settings and data."""
     return {
         "machine": {
             "device": jax.devices()[0].device_kind,
@@ -190,6 +187,8 @@ def environment() -> dict[str, Any]:
             "cores": cli.count_cores(),
             "python": platform.python_version(),
         },
+        "jax_settings": {name: getattr(jax.config, f"jax_{name}") for name in JAX_SETTINGS}
+        | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")},
         "versions": {"lenet_jax": _code()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -210,7 +209,7 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """What `config.json` says, or None if there is none.
+    """The content of `config.json`, or None if the file is missing.
 
     Raises:
       ValueError: it is damaged.
@@ -223,31 +222,28 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         config = error
     match config:
-        case {"settings": dict(), "data": dict(), "machine": dict(), "versions": dict()}:
+        case {"command": str(), "settings": dict(), "data": dict(), "versions": dict()}:
             return config
     raise ValueError(
-        f"{file}: is not the config.json of a run; delete it (a checkpoint holds a copy), or "
-        "start again with --noresume"
+        f"{file}: is not the config.json of a run; delete it (checkpoints hold a copy), or start "
+        "again with --noresume"
     )
 
 
 def require_same_run(
     path: Path, settings: Any, config: dict[str, Any], stored: dict[str, Any]
 ) -> None:
-    """Sees that the run in `path`, of config `stored`, can be continued with `config`.
+    """Raises ValueError, with names, unless `config` can continue the run in `path`.
 
-    Raises:
-      ValueError: another command, other settings or other data, by name.
+    A run continues with the same command, the same settings and the same data as in its `stored`
+    config.
     """
-    here, there = config["command"], stored.get("command", "")
-    names = {field.name for field in dataclasses.fields(settings)}
-    if not there and (unknown := sorted(stored["settings"].keys() - names)):
-        there = f"another command, which has --{unknown[0]}"  # it is older than "command"
-    if there not in ("", here):
+    if stored["command"] != config["command"]:
         raise ValueError(
-            f"--workdir={path}: what is there is of {there}, and this is {here}; use another "
-            "--workdir"
+            f"--workdir={path}: the folder holds a run of {stored['command']}, and this is "
+            f"{config['command']}; use another --workdir"
         )
+    names = {field.name for field in dataclasses.fields(settings)}
     remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
     if different := diff_settings(settings, stored["settings"]):
         pairs = " and ".join(
@@ -256,48 +252,50 @@ def require_same_run(
         )
         raise ValueError(f"{pairs}; {remedy}")
     ours, theirs = config["data"], stored["data"]
-    if ours["sha256"] != theirs.get("sha256"):
+    if ours["sha256"] != theirs["sha256"]:
         raise ValueError(
-            f"the images of {ours['name']} from {ours['source']} are not those that the run in "
-            f"{path} used, from {theirs.get('source')}; {remedy}"
+            f"the images of {ours['name']} from {ours['source']} differ from those that the run in "
+            f"{path} used, from {theirs['source']}; {remedy}"
         )
 
 
 def extend(path: Path, settings: Any, stored: dict[str, Any], done: int) -> dict[str, Any]:
-    """The config of the run in `path`, of which `done` epochs are done, with `settings.epochs`.
+    """The config of the run in `path`, after `done` epochs, with the number in `settings.epochs`.
 
     Raises:
-      ValueError: its learning rate depended on the number of epochs, which cannot change.
+      ValueError: the number differs, and the learning rate of the run depends on it.
     """
     planned = stored["settings"]["epochs"]
     if settings.epochs in (planned, *range(done + 1)):
         return stored
     if settings.schedule != "constant":
         raise ValueError(
-            f"--epochs is {settings.epochs} here but the run in {path} was begun with {planned}, "
-            f"and the learning rate of --schedule={settings.schedule} depends on it (that of "
-            "constant does not); use another --workdir or --noresume"
+            f"--epochs is {settings.epochs} here but the run in {path} was started with {planned}, "
+            f"and the learning rate of --schedule={settings.schedule} depends on it (with constant "
+            "it would not); use another --workdir or --noresume"
         )
     return {**stored, "settings": {**stored["settings"], "epochs": settings.epochs}}
 
 
 def environment_diff(config: dict[str, Any], stored: dict[str, Any]) -> str:
-    """What differs, of all that decides the last bits of a run's numbers."""
-    pairs = [
-        (name, stored[part].get(name), config[part][name])
-        for part, names in (
-            ("machine", ("platform", "device", "devices", "cores")),
-            ("versions", ("lenet_jax", *PACKAGES)),
-        )
+    """The differences of two environments that may change the last bits of a run's numbers."""
+    compared = {
+        "machine": ("platform", "device", "devices", "cores"),
+        "jax_settings": (*JAX_SETTINGS, "XLA_FLAGS"),
+        "versions": ("lenet_jax", *PACKAGES),
+    }
+    triples = [
+        (name, stored[part][name], config[part][name])
+        for part, names in compared.items()
         for name in names
-        if name in stored[part]  # `devices` was not always kept
+        if name in stored.get(part, {})  # a sweep of version 0.2 has no jax_settings
     ]
-    return ", ".join(f"{name} from {old} to {new}" for name, old, new in pairs if old != new)
+    return ", ".join(f"{name} from {old} to {new}" for name, old, new in triples if old != new)
 
 
-@functools.cache  # the process keeps the code it has, whatever becomes of it on disk
+@functools.cache  # a process keeps the code that it has loaded, even if the files change
 def _code() -> str:
-    """Which code this is: a short digest of the package's sources."""
+    """A short digest of the package's sources."""
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(file.read_bytes())

@@ -1,7 +1,7 @@
 """A sweep on disk: a grid of optimizers, learning rates and seeds, trained slice by slice.
 
-A slice is a population that is trained at once; each leaves a file, so that a sweep which was
-stopped goes on with the slices that are missing.
+A slice is a population that is trained at once. Each slice leaves a file, so that a sweep that was
+stopped continues with the missing slices.
 """
 
 import dataclasses
@@ -16,21 +16,22 @@ import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import data
-from lenet_jax.cli import check_choices, setting
+from lenet_jax.cli import at_least, between, setting
 from lenet_jax.core import metrics, population
 from lenet_jax.core.model import LeNet
-from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS
 from lenet_jax.core.split import take
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
 from lenet_jax.run import folder
+from lenet_jax.run.settings import TrainingSettings
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an optimizer's default rate: the grid if none is given
-HELD_OUT = 6  # one image in so many
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times an optimizer's default rate: the default grid
+HELD_OUT = 6  # hold out 1/HELD_OUT of the images
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(TrainingSettings):
     """The flags of `python -m lenet_jax.sweep`. None means: decided when the sweep starts.
 
     Raises:
@@ -41,27 +42,11 @@ class SweepSettings:
     learning_rates: str | None = setting(
         None, "learning rates of each, comma-separated (default: 1/4 to 4 times its own default)"
     )
-    seeds: int = setting(3, "networks per setting")
-    epochs: int | None = setting(
-        None, "passes over the training images (default: 5; digits 30, cifar10 10)"
-    )
-    batch_size: int = setting(64, "examples per update")
-    schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
-    augment: float = setting(
-        0.0, "strength of the random distortions of training images: 0 for none, 1 best on MNIST"
-    )
-    dataset: str | None = setting(
-        None, "data set to train on (default: mnist if it can be had, else digits)", data.DATASETS
-    )
-    data_dir: str | None = setting(
-        None, "folder of the data set, as for lenet_jax.train", affects_results=False
-    )
+    seeds: int = setting(3, "networks per setting", valid=between(1, 10_000))
     slice_size: int = setting(
-        8, "networks trained at once; more need more memory", affects_results=False
-    )
-    workdir: str | None = setting(
-        None,
-        "folder for the results (default: runs/sweep-<data set>-<time>)",
+        8,
+        "networks trained at once; more need more memory",
+        valid=at_least(1),
         affects_results=False,
     )
     scheduler: str | None = setting(
@@ -70,22 +55,18 @@ class SweepSettings:
         affects_results=False,
     )
     workers: int | None = setting(
-        None, "processes to train in, on this machine, by Dask", affects_results=False
+        None,
+        "processes to train in, on this machine, by Dask",
+        valid=at_least(1),
+        affects_results=False,
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         for name in self.optimizers.split(","):
             if name not in OPTIMIZERS:
-                raise ValueError(f"--optimizers={name}: choose of {', '.join(OPTIMIZERS)}")
-        for name in OPTIMIZERS:
+                raise ValueError(f"--optimizers={name}: choose from {', '.join(OPTIMIZERS)}")
             self.rates(name)
-        for name in ("seeds", "epochs", "batch_size", "slice_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name}={value}: must be at least 1")
-        if not 0 <= self.augment < math.inf:
-            raise ValueError(f"--augment={self.augment}: must be a number of at least 0")
         if self.scheduler is not None and self.workers:
             raise ValueError(f"--scheduler={self.scheduler}: has workers; leave out --workers")
 
@@ -105,12 +86,17 @@ class SweepSettings:
 
 
 def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
-    """Fills in what was left open, now that the data set is known.
+    """Fills in the settings that depend on the data set.
 
     Raises:
-      ValueError: the batch is larger than what is left to train on.
+      ValueError: too few images are left to train on or to hold out.
     """
-    _, rest = split_indices(len(dataset.train.labels))
+    held_out, rest = split_indices(len(dataset.train.labels))
+    if not len(held_out):
+        raise ValueError(
+            f"--dataset={dataset.name}: a sweep holds out 1/{HELD_OUT} of the training images, and "
+            f"there are only {len(rest)}"
+        )
     if settings.batch_size > len(rest):
         raise ValueError(
             f"--batch_size={settings.batch_size}: only {len(rest)} images of {dataset.name} are "
@@ -136,9 +122,9 @@ class Slice:
         return path / f"{self.name}.json"
 
 
-# What trains slices of a sweep, networks of one size, on a split: yields each with its records and
-# where it was trained (nothing for here), in any order; calls the last argument with numbers of
-# updates that are done.
+# A function that trains slices of a sweep on a split. It yields, in any order, each slice with its
+# records and the address where it was trained ("" for this process), and calls its last argument
+# with the number of updates that it has done since the call before.
 TrainSlices = Callable[
     [SweepSettings, Sequence[Slice], LeNet, data.Split, Callable[[int], None]],
     Iterator[tuple[Slice, list[dict[str, Any]], str]],
@@ -158,9 +144,9 @@ def plan(settings: SweepSettings) -> list[Slice]:
 
 
 def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `count` images are held out, and which are trained on; the same in every sweep.
+    """The indices of `count` images that are held out, and of the rest; the same in every sweep.
 
-    Drawn, because a source may have its images in the order of their classes.
+    They are random, because a source may have its images in the order of their classes.
     """
     order = np.random.default_rng(0).permutation(count)
     return order[: count // HELD_OUT], order[count // HELD_OUT :]
@@ -224,12 +210,15 @@ def run(
     log: Callable[[str], None] = print,
     train_slices: TrainSlices = train_here,
 ) -> list[dict[str, Any]]:
-    """Trains the slices that `path` does not hold yet, one line each to `log`; all records.
+    """Trains the slices that `path` does not hold yet, with one line each to `log`.
+
+    Returns:
+      The records of all slices.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
-      OSError: something could not be written.
-      What `train_slices` raises.
+      OSError: a file could not be written.
+      And whatever `train_slices` raises.
     """
     config, stored = folder.make_config(settings, dataset), folder.read_config(path)
     if stored:
@@ -245,7 +234,7 @@ def run(
     missing = [part for part in slices if part not in records]
     networks, done = sum(len(part.cells) for part in slices), sum(map(len, records.values()))
     _, rest = split_indices(len(dataset.train.labels))
-    updates = settings.epochs * (len(rest) // settings.batch_size)  # of a network
+    updates = settings.epochs * (len(rest) // settings.batch_size)  # per network
     with tqdm(
         total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
     ) as bar:
@@ -272,8 +261,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per setting: mean and standard deviation over seeds, and whether it is the best.
 
-    The best is so among the settings of an optimizer; one with a network that diverged has no mean
-    and is not compared.
+    An optimizer's settings are compared with one another. A setting has no mean, and is not
+    compared, if one of its networks diverged.
     """
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for record in records:

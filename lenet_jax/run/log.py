@@ -1,10 +1,10 @@
 """A run's metrics, one object per epoch in `metrics.jsonl`, and their curves in TensorBoard's event
-files: `tensorboard --logdir=runs` draws those of all runs.
+files: `tensorboard --logdir=runs` draws the curves of all runs.
 
 tensorboardX is imported at the end of a run's first epoch, because that takes over a second where
-torch is installed. Only its `RecordWriter` is used, which raises what it cannot write. The thread
-of its `SummaryWriter` does not: on a full disk it dies with a traceback in the terminal, and its
-`flush` leaves out what the thread has not come to (77 of 155 bytes of three scalars).
+torch is installed. Only its `RecordWriter` is used, which raises an error when it cannot write. Its
+`SummaryWriter` writes in a thread, which prints a traceback on a full disk, and its `flush` leaves
+out what the thread has not reached (77 of 155 bytes of three scalars).
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lenet_jax.files import add_path_to_oserror, atomic_write
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from tensorboardX import RecordWriter
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
-TAGS = {  # TensorBoard draws what has the same beginning side by side
+TAGS = {  # TensorBoard draws tags with the same beginning side by side
     "loss/train": "train_loss",
     "loss/test": "test_loss",
     "accuracy/train": "train_accuracy",
@@ -34,9 +33,9 @@ TAGS = {  # TensorBoard draws what has the same beginning side by side
 class MetricsLog:
     """Writes a run's epochs as they end.
 
-    Each process that works at a run has an event file of its own, which begins by telling
-    TensorBoard to forget what the files before have from its first step on (`purge_step` of other
-    writers), so no epoch is drawn twice.
+    Each process that trains a run writes an event file of its own. The file begins with the event
+    that makes TensorBoard forget later steps of earlier files (`purge_step` in other writers), so
+    that no epoch is drawn twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,18 +45,13 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._events is not None:
-            with contextlib.suppress(OSError):  # each `append` has told its own
+            with contextlib.suppress(OSError):  # `append` has raised its own
                 self._events.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds an epoch, which is on disk when this returns.
+        """Adds an epoch, and returns when it is on disk.
 
         Raises:
           OSError: it cannot be written; the message names the file or folder.
@@ -75,7 +69,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs in a run's `metrics.jsonl`, in order; lines that are not intact are left out."""
+    """The epochs in a run's `metrics.jsonl`, in order, without damaged lines."""
     try:
         lines = (path / METRICS).read_bytes().splitlines()
     except FileNotFoundError:
@@ -90,7 +84,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def repair_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Leaves the first `epochs` epochs in `metrics.jsonl`: the others are about to be run again."""
+    """Leaves the first `epochs` epochs in `metrics.jsonl`: the run will repeat the others."""
     records = [record for record in read_metrics(path) if 0 < record["epoch"] <= epochs]
     text = "".join(json.dumps(record) + "\n" for record in records)
     if (path / METRICS).exists() and (path / METRICS).read_bytes() != text.encode():
@@ -104,7 +98,7 @@ def epoch_record(
     """A line of metrics.jsonl.
 
     Args:
-      step, steps: how many are done, and how many an epoch has.
+      step, steps: the steps that are done, and the steps of an epoch.
       totals: over the epoch's steps, of {"loss", "accuracy", "seconds"}.
       test: {"loss", "accuracy"} of the test split.
     """
@@ -131,19 +125,23 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 
 def result_line(records: Sequence[Mapping[str, Any]]) -> str:
-    """What a run has come to, for a person."""
-    if not records:  # somebody has removed metrics.jsonl
-        return "its metrics are gone"
+    """A run's result, for a person."""
+    if not records:
+        return "its metrics.jsonl is missing"
     return f"test accuracy {records[-1]['test_accuracy']:.2%} after {records[-1]['epoch']} epochs"
 
 
 def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
-    """A new event file, later by name than those that are there."""
+    """A new event file, with a later name than the others: TensorBoard reads them in this order."""
     from tensorboardX import RecordWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     folder.mkdir(exist_ok=True)
-    file = folder.absolute() / f"events.out.tfevents.{time.time_ns()}"  # it knows s3:run otherwise
+    prefix = "events.out.tfevents."
+    numbers = (file.name.removeprefix(prefix) for file in folder.glob(f"{prefix}*"))
+    latest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    number = max(time.time_ns(), latest + 1)  # the clock may have been set back
+    file = folder.absolute() / f"{prefix}{number}"  # absolute: "s3:run" would be a bucket
     writer, now = RecordWriter(str(file)), time.time()
     start = SessionLog(status=SessionLog.START)
     for event in (

@@ -1,4 +1,4 @@
-"""Measures a trained run on a test split: logits, and everything `evaluate` and `report` show.
+"""Measures a trained run on a test split: logits, and what `evaluate` and `report` show.
 
 N is the number of images, C of classes, M of the bins of a reliability diagram.
 """
@@ -27,18 +27,18 @@ def load_data(
     data_dir: str | None = None,
     log: Callable[[str], None] = print,
 ) -> data.Dataset:
-    """The data set `name`, or the run's own from where the run had it.
+    """The data set `name`, or the run's own from the folder that the run used.
 
     Raises:
-      ValueError: it cannot be had, or is none for the run's network.
+      ValueError: it is unavailable, or does not match the run's network.
     """
     dataset = _load(run, name, data_dir, log)
     theirs = LeNet(len(dataset.classes), dataset.train.images.shape[-1])
     ours = model_for(run.params)
     if theirs.in_channels != ours.in_channels or theirs.num_classes > ours.num_classes:
         raise ValueError(
-            f"{dataset.name} from {dataset.source} has {sizes(theirs)}, and the network, {run}, "
-            f"{sizes(ours)}: --dataset and --data_dir name other images"
+            f"{dataset.name} from {dataset.source} has {sizes(theirs)}, and the network of {run} "
+            f"has {sizes(ours)}; name other images with --dataset and --data_dir"
         )
     return dataset
 
@@ -46,9 +46,9 @@ def load_data(
 def _load(
     run: TrainedRun, name: str | None, data_dir: str | None, log: Callable[[str], None]
 ) -> data.Dataset:
-    """As `load_data`, whatever it is."""
+    """`load_data` without the comparison with the network."""
     own = run.config["data"]["name"]
-    # The run's folder may hold IDX files, which do not say which data set they belong to.
+    # Not for another data set: IDX files do not say which data set they belong to.
     kept = run.config["settings"]["data_dir"] if name in (None, own) else None
     if data_dir or not kept:
         return data.load(name or own, data_dir, log)
@@ -57,7 +57,7 @@ def _load(
     except ValueError as error:
         reason = str(error).removeprefix(f"--data_dir={kept}: ")
         raise ValueError(
-            f"{kept}, where the run had its data: {reason}; --data_dir names another folder"
+            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
         ) from error
 
 
@@ -69,7 +69,7 @@ def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
 
 @partial(jax.jit, static_argnames="loss_fn")
 def measure_logits(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> dict[str, Any]:
-    """Every metric of logits [N, C] with labels [N]; the names are those of the JSON file."""
+    """Every metric of logits [N, C] with labels [N], under its name in the JSON file."""
     log_probs = jax.nn.log_softmax(logits)
     probs = jnp.exp(log_probs)
     confusion = metrics.confusion_matrix(jnp.argmax(logits, axis=-1), labels, logits.shape[-1])
@@ -108,10 +108,10 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
 
 
 def summary_line(result: dict[str, Any]) -> str:
-    """The numbers that one asks for first, from what `measure_run` returns."""
+    """The most important numbers in a result of `measure_run`, as one line."""
     likelihood = (
         ""
-        if result["loss_name"] == "cross_entropy"  # which is the likelihood
+        if result["loss_name"] == "cross_entropy"  # the same number
         else f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
     )
     return (
@@ -121,13 +121,13 @@ def summary_line(result: dict[str, Any]) -> str:
 
 
 def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
-    """A line if the images differ from the run's of the same name; else nothing."""
+    """A line if the images differ from the run's images of the same name; else an empty string."""
     own = run.config["data"]
-    if dataset.name != own["name"] or "sha256" not in own:  # of a file it is not known
+    if dataset.name != own["name"] or "sha256" not in own:  # unknown for a file of parameters
         return ""
     if folder.data_digest(dataset) == own["sha256"]:
         return ""
-    return f"note: the images are not those that the run had from {own['source']}"
+    return f"note: the images differ from those that the run had from {own['source']}"
 
 
 def _plain(array: jax.Array) -> Any:

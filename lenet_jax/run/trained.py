@@ -1,19 +1,18 @@
-"""A trained network as commands find it: in a run's folder, or in a file of parameters."""
+"""A trained network, from a run's folder or from a file of parameters."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from lenet_jax.cli import check_choices, setting
+from lenet_jax.cli import check, setting
 from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.core.step import init_params
 from lenet_jax.data import DATASETS, registry
-from lenet_jax.files import require_utf8
+from lenet_jax.files import expand_user
 from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder
 from lenet_jax.run.log import read_metrics
@@ -21,7 +20,7 @@ from lenet_jax.run.log import read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The flags by which a command is told its network.
+    """The flags that name a trained network.
 
     Raises:
       ValueError: they contradict one another; the message starts with the flag.
@@ -32,25 +31,22 @@ class NetworkSettings:
         None, "instead of a run: a file with parameters, as lenet_jax.train takes one"
     )
     dataset: str | None = setting(
-        None, "of --init_from: the data set that it was trained on (default: mnist)", DATASETS
+        None, "the data set that --init_from was trained on (default: mnist)", DATASETS
     )
     mean: str | None = setting(
         None,
-        "of --init_from: what its pixels in 0..1 were normalised with, a number or, "
-        "comma-separated, one per channel (default: what the file says, if lenet_jax.export wrote "
-        "it, else the data set's)",
+        "mean of the pixels in 0..1 that normalised the images of --init_from, a number or, "
+        "comma-separated, one per channel (default: the file's, if lenet_jax.export wrote it, else "
+        "the data set's)",
     )
-    std: str | None = setting(None, "of --init_from: likewise")
+    std: str | None = setting(None, "their standard deviation, likewise")
+    file_flags: ClassVar = ("dataset", "mean", "std")  # only --init_from takes them
 
     def __post_init__(self) -> None:
-        self._check(of_a_file=("dataset", "mean", "std"))
-
-    def _check(self, of_a_file: Sequence[str]) -> None:
-        """Raises ValueError if one of the flags `of_a_file` is given with a run."""
-        check_choices(self)
+        check(self)
         if self.init_from is not None and self.workdir is not None:
             raise ValueError("--init_from and --workdir are two networks; give one of them")
-        for name in of_a_file if self.init_from is None else ():
+        for name in self.file_flags if self.init_from is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name} goes with --init_from; a run has its own")
         if (self.mean is None) != (self.std is None):
@@ -63,7 +59,7 @@ class NetworkSettings:
 
     @property
     def normalization(self) -> dict[str, Any] | None:
-        """{"mean", "std"} as a `data.Split` has them, or None if they are not given."""
+        """{"mean", "std"} as in a `data.Split`, or None without the flags."""
         if self.mean is None or self.std is None:
             return None
         return pytorch.as_normalization(self.mean.split(","), self.std.split(","))
@@ -71,9 +67,9 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The latest intact checkpoint of a run: its parameters, and what the run says of itself.
+    """The parameters in a run's latest intact checkpoint, with the run's config and metrics.
 
-    Or a file with the parameters of a network that was trained elsewhere, which says little.
+    Or the parameters in a file from elsewhere, with what the file and the flags tell about them.
     """
 
     path: Path
@@ -84,13 +80,13 @@ class TrainedRun:
 
     @property
     def normalization(self) -> dict[str, Any]:
-        """{"mean", "std"} of the pixels it was trained on, as a `data.Split` has them."""
+        """{"mean", "std"} of the training pixels, as in a `data.Split`."""
         return folder.normalization(self.config["data"])
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of its labels."""
-        return folder.class_names(self.config)
+        return tuple(self.config["data"]["classes"])
 
     def __str__(self) -> str:
         return str(self.path) if self.step is None else f"step {self.step} of {self.path}"
@@ -116,31 +112,31 @@ def load_network(settings: NetworkSettings, log: Callable[[str], None] = print) 
 def _file_data(
     settings: NetworkSettings, model: LeNet, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Of a file with the parameters of `model`, what a run's config.json says of its data."""
+    """The "data" of a run's config.json, for a file with the parameters of `model`."""
     file, name = settings.init_from, settings.dataset or "mnist"
     known = {fact: getattr(registry.INFO[name], fact) for fact in pytorch.FACTS}
     if np.size(known["mean"]) != model.in_channels:
         raise ValueError(
-            f"--init_from={file}: is of {sizes(model)}, and images of {name} have "
-            f"{np.size(known['mean'])}; --dataset says what it was trained on"
+            f"--init_from={file}: its network has {sizes(model)}, and images of {name} have "
+            f"{np.size(known['mean'])}; name the data set that it was trained on with --dataset"
         )
     found = pytorch.read_metadata(file) | (settings.normalization or {})
     if np.size(found.get("mean", 0)) not in (1, model.in_channels):
         raise ValueError(
-            f"--init_from={file}: is of {sizes(model)}, for which mean "
-            f"{found['mean']} and std {found['std']} are too many; --mean and --std say otherwise"
+            f"--init_from={file}: its network has {sizes(model)}, which mean {found['mean']} and "
+            f"std {found['std']} do not fit; give others with --mean and --std"
         )
     if "mean" not in found:
         log(
-            f"note: {file} does not say how its pixels were normalised: taken to be {name}'s way, "
-            f"mean {known['mean']} and std {known['std']}; --mean and --std say otherwise"
+            f"note: {file} does not say how its pixels were normalised, so {name}'s mean "
+            f"{known['mean']} and std {known['std']} are used; give others with --mean and --std"
         )
     facts = known | found
     if len(facts["classes"]) != model.num_classes:
         facts["classes"] = tuple(map(str, range(model.num_classes)))
         log(
-            f"note: {file} does not say what its {model.num_classes} classes are, and {name} has "
-            f"{len(known['classes'])}: they are called by their numbers"
+            f"note: {file} does not name its {model.num_classes} classes, and {name} has "
+            f"{len(known['classes'])}: their numbers are used as names"
         )
     return {"name": name, "channels": model.in_channels, **facts}
 
@@ -149,37 +145,25 @@ def load(path: str | Path | None, log: Callable[[str], None] = print) -> Trained
     """Reads the run in the folder `path`; `log` gets a line for each damaged checkpoint.
 
     Raises:
-      ValueError: there is no run, or no checkpoint is intact, or the folder's name is no UTF-8;
-        the message names --workdir.
+      ValueError: there is no run, or all its checkpoints are damaged, or it cannot be read; the
+        message names --workdir or the file.
     """
     if path is None:
         raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
-    # Not `expand_user`: to read, the ~ of nobody is a folder that is not there.
-    run_path = Path(os.path.expanduser(path))
-    require_utf8(run_path, "--workdir")
+    run_path = expand_user(path, "--workdir")
     try:
-        return _read(run_path, path, log)
+        if not run_path.is_dir():
+            raise ValueError(f"--workdir={path}: there is no such folder")
+        found = checkpoint.latest_valid(run_path / folder.CHECKPOINTS, _params_like, log)
+        if found is None:
+            raise ValueError(f"--workdir={path}: no checkpoint there; lenet_jax.train writes them")
+        metrics = read_metrics(run_path)
     except OSError as error:
-        reason = error.strerror or error
+        reason = f"{error.filename or path}: {error.strerror or error}"
         raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error
+    return TrainedRun(run_path, found.step, found.tree["params"], found.note["config"], metrics)
 
 
-def _read(run_path: Path, path: str | Path, log: Callable[[str], None]) -> TrainedRun:
-    """As `load`; `path` is what the folder is called in messages."""
-    if not run_path.is_dir():
-        raise ValueError(f"--workdir={path}: there is no such folder")
-
-    def like(note: dict[str, Any]) -> dict[str, Any]:
-        model = folder.network(note["config"])
-        return {"params": jax.eval_shape(lambda: init_params(model, jax.random.key(0)))}
-
-    found = checkpoint.latest_valid(run_path / folder.CHECKPOINTS, like, log)
-    if found is None:
-        raise ValueError(f"--workdir={path}: no checkpoint there; lenet_jax.train writes them")
-    return TrainedRun(
-        run_path,
-        found.step,
-        found.tree["params"],
-        found.note["config"],
-        read_metrics(run_path),
-    )
+def _params_like(note: dict[str, Any]) -> dict[str, Any]:
+    model = folder.network(note["config"])
+    return {"params": jax.eval_shape(lambda: init_params(model, jax.random.key(0)))}

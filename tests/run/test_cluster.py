@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(dask, alone, tmp_path):
 
     sweep.write_results(run_on(dask, tmp_path, log), tmp_path)
     assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
-    assert f"{killed[0]} has gone: what it had begun is done again" in lines
+    assert f"{killed[0]} has gone: its slices are trained again" in lines
     assert len([line for line in lines if "the last by tcp" in line]) == len(SLICES)
 
 
@@ -218,7 +218,7 @@ def test_the_command_starts_workers_and_ctrl_c_says_how_to_go_on(alone, tmp_path
         os.killpg(started.pid, signal.SIGINT)  # as a terminal does
         out, err = started.communicate(timeout=60)  # ends when the last worker, too, has gone
     assert started.returncode == 130, err
-    assert out.splitlines()[-1] == f"stopped: the same command with --workdir={tmp_path} goes on"
+    assert out.splitlines()[-1] == f"stopped: the same command with --workdir={tmp_path} continues"
     assert err == ""
     sweep.write_results(grid.run(SETTINGS, DIGITS, tmp_path), tmp_path)
     assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()

@@ -120,9 +120,7 @@ def test_without_locks_a_run_goes_on_with_a_note(code, tmp_path, monkeypatch):
     monkeypatch.setattr(folder.fcntl, "flock", flock)
     with folder.locked(tmp_path, said.append):
         pass
-    assert said == [
-        f"note: the file system of {tmp_path} has no locks; see that only one run is there"
-    ]
+    assert said == [f"note: the file system of {tmp_path} has no locks; start only one run there"]
 
 
 def test_where_python_has_no_locks_a_run_goes_on_with_the_same_note(tmp_path, monkeypatch):
@@ -133,7 +131,7 @@ def test_where_python_has_no_locks_a_run_goes_on_with_the_same_note(tmp_path, mo
         with folder.locked(tmp_path, said.append):
             assert (tmp_path / folder.LOCK).read_text() == f"{os.getpid()}\n"
     assert said == 2 * [
-        f"note: the file system of {tmp_path} has no locks; see that only one run is there"
+        f"note: the file system of {tmp_path} has no locks; start only one run there"
     ]
 
 
@@ -280,16 +278,12 @@ def test_a_setting_that_is_younger_than_the_run_had_its_default(tmp_path):
     folder.require_same_run(tmp_path, RUN, config(), then)
 
 
-@pytest.mark.parametrize("aged", [False, True], ids=["named", "before it was named"])
 @pytest.mark.parametrize("here", [RUN, SweepSettings()], ids=["train", "sweep"])
-def test_what_another_command_left_is_refused_by_name(here, aged, tmp_path):
+def test_what_another_command_left_is_refused_by_name(here, tmp_path):
     other = SweepSettings() if here is RUN else RUN
     now, then = folder.make_config(here, DIGITS), folder.make_config(other, DIGITS)
     this, that = ("train", "sweep") if here is RUN else ("sweep", "train")
-    if aged:
-        del then["command"]
-        that = "another command, which has --"
-    with pytest.raises(ValueError, match=f"is of {that}.*, and this is {this}; use another"):
+    with pytest.raises(ValueError, match=f"holds a run of {that}, and this is {this}; use another"):
         folder.require_same_run(tmp_path, here, now, then)
 
 
@@ -308,7 +302,7 @@ def test_other_data_under_the_same_name_are_refused(split, field, tmp_path):
     changed = getattr(DIGITS, split)._replace(**{field: array})
     other = dataclasses.replace(DIGITS, **{split: changed}, source="elsewhere")
     with pytest.raises(
-        ValueError, match=r"^the images of digits from elsewhere are not those that"
+        ValueError, match=r"^the images of digits from elsewhere differ from those that"
     ):
         folder.require_same_run(tmp_path, RUN, folder.make_config(RUN, other), config())
 
@@ -320,7 +314,7 @@ def test_only_a_constant_schedule_can_have_other_epochs_than_planned(
 ):
     now, then = dataclasses.replace(RUN, schedule=schedule, epochs=epochs), config()
     if epochs in (9, 4) and schedule != "constant":
-        with pytest.raises(ValueError, match=rf"^--epochs is {epochs} here .* begun with 5, and"):
+        with pytest.raises(ValueError, match=rf"^--epochs is {epochs} here .* started with 5, and"):
             folder.extend(tmp_path, now, then, done)
     else:
         planned = folder.extend(tmp_path, now, then, done)["settings"]["epochs"]
@@ -331,10 +325,38 @@ def test_what_changes_the_last_bits_is_named():
     then = config()
     assert folder.environment_diff(config(), then) == ""
     then["machine"] |= {"cores": 99, "python": "2.7"}
+    then["jax_settings"] |= {"default_prng_impl": "rbg", "XLA_FLAGS": "--xla_none"}
     then["versions"] |= {"jax": "0.1", "lenet_jax": "0123"}
     code = config()["versions"]["lenet_jax"]
     cores = config()["machine"]["cores"]
     assert folder.environment_diff(config(), then) == (
-        f"cores from 99 to {cores}, lenet_jax from 0123 to {code}, "
-        f"jax from 0.1 to {jax.__version__}"
+        f"cores from 99 to {cores}, default_prng_impl from rbg to threefry2x32, "
+        f"XLA_FLAGS from --xla_none to {os.environ.get('XLA_FLAGS', '')}, "
+        f"lenet_jax from 0123 to {code}, jax from 0.1 to {jax.__version__}"
     )
+    del then["jax_settings"]  # version 0.2 had none
+    assert folder.environment_diff(config(), then).startswith(
+        f"cores from 99 to {cores}, lenet_jax"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", "default_prng_impl from threefry2x32 to rbg"),
+        ("JAX_THREEFRY_PARTITIONABLE", "0", "threefry_partitionable from True to False"),
+    ],
+)
+def test_a_setting_of_jax_in_the_environment_is_named(variable, value, words):
+    code = (
+        "import json, sys; from lenet_jax.run import folder; "
+        "print(folder.environment_diff(folder.environment(), json.loads(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(config())],
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert words in done.stdout

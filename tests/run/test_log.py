@@ -157,6 +157,15 @@ def test_it_begins_with_its_version_and_tells_tensorboard_what_to_forget(tmp_pat
     assert (second.session_log.status, second.step) == (SessionLog.START, 200)
 
 
+def test_a_clock_that_was_set_back_changes_no_curve(tmp_path, monkeypatch):
+    append(tmp_path, *RECORDS[:2])
+    a_day = 24 * 3600 * 10**9
+    monkeypatch.setattr(log.time, "time_ns", lambda: time.monotonic_ns() - a_day)
+    append(tmp_path, RECORDS[2])
+    assert len(list((tmp_path / log.EVENTS).iterdir())) == 2
+    assert_shows(tmp_path / log.EVENTS, RECORDS)
+
+
 def test_times_are_those_of_the_writing(tmp_path):
     before = time.time()
     append(tmp_path, *RECORDS)
@@ -230,5 +239,5 @@ def test_epochs_that_are_run_again_are_shown_once(torn, tmp_path):
 
 
 def test_a_run_without_metrics_says_so():
-    assert log.result_line([]) == "its metrics are gone"
+    assert log.result_line([]) == "its metrics.jsonl is missing"
     assert log.result_line(RECORDS) == "test accuracy 25.00% after 300 epochs"

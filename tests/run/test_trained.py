@@ -9,11 +9,8 @@ import pytest
 from PIL import Image
 
 from lenet_jax import cli, data, evaluate, export, predict, report
-from lenet_jax.core import epoch, losses, metrics
-from lenet_jax.core.model import LeNet
 from lenet_jax.interop import pytorch
-from lenet_jax.run import checkpoint, folder, log, loop, trained
-from lenet_jax.run.settings import Settings
+from lenet_jax.run import checkpoint, folder, trained
 
 
 def test_a_run_is_its_latest_checkpoint_with_what_it_says_of_itself(tiny_run):
@@ -32,42 +29,11 @@ def test_a_damaged_latest_checkpoint_is_told_and_the_one_before_is_read(tiny_run
     path = tmp_path / "run"
     shutil.copytree(tiny_run, path)
     older, latest = checkpoint.steps(path / folder.CHECKPOINTS)[-2:]
-    (path / folder.CHECKPOINTS / f"step_{latest:08d}" / checkpoint.SUMS).write_text("other\n")
+    checkpoint.file_of(path / folder.CHECKPOINTS, latest).write_text("other\n")
     lines = []
     assert trained.load(path, lines.append).step == older
     assert len(lines) == 1
     assert str(latest) in lines[0]
-
-
-OLD = Path(__file__).parents[1] / "fixtures" / "run-80f240e"  # of one epoch, sgd
-
-
-def test_a_run_of_the_version_before_is_read():
-    run = trained.load(OLD, pytest.fail)
-    test = data.load("digits").test._replace(**run.normalization)
-    logits = epoch.predict(LeNet(), run.params, test)
-    (record,) = run.metrics
-    assert (run.step, record["epoch"]) == (22, 1)
-    assert not {"classes", "channels"} & run.config["data"].keys()
-    assert (run.classes, folder.network(run.config)) == (tuple("0123456789"), LeNet())
-    assert float(metrics.accuracy(logits, test.labels)) == pytest.approx(record["test_accuracy"])
-    assert float(losses.cross_entropy(logits, test.labels)) == pytest.approx(record["test_loss"])
-
-
-def test_a_run_of_the_version_before_is_continued(tmp_path):
-    path, lines = Path(shutil.copytree(OLD, tmp_path / "run")), []
-    flags = Settings(dataset="digits", optimizer="sgd", schedule="constant", epochs=2, keep=1)
-    dataset = data.load("digits")
-    loop.fit(loop.resolve(flags, dataset), dataset, path, lines.append)
-    assert lines[0].startswith("note: since the run began, ")
-    assert lines[1] == f"found step 22 of the run in {path}"
-    old, new = trained.load(path, pytest.fail).metrics
-    assert [old] == trained.load(OLD, pytest.fail).metrics
-    assert new["epoch"] == 2
-    assert new["train_loss"] < old["train_loss"]
-    assert new["test_accuracy"] > old["test_accuracy"]
-    assert checkpoint.steps(path / folder.CHECKPOINTS) == [44]
-    assert len(list((path / log.EVENTS).iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,8 +42,8 @@ def test_a_run_of_the_version_before_is_continued(tmp_path):
         (None, "--workdir is missing"),
         ("nowhere", "--workdir=nowhere: there is no such folder"),
         (".", "--workdir=.: no checkpoint there"),
-        ("~nobody-at-all/run", "--workdir=~nobody-at-all/run: there is no such folder"),
-        ("n" * 300, f"--workdir={'n' * 300}: cannot be read .File name too long"),
+        ("~nobody-at-all/run", "--workdir=~nobody-at-all/run: there is no such home folder"),
+        ("n" * 300, f"--workdir={'n' * 300}: cannot be read .*File name too long"),
     ],
 )
 def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
@@ -86,10 +52,9 @@ def test_a_folder_without_a_run_is_refused(path, words, tmp_path, monkeypatch):
         trained.load(path)
 
 
-def test_a_run_in_a_folder_of_no_utf8_is_refused_and_not_called_damaged(tiny_run, tmp_path):
+def test_a_run_in_a_folder_whose_name_is_not_utf8_is_read(tiny_run, tmp_path):
     path = shutil.copytree(tiny_run, tmp_path / os.fsdecode(b"a\xff"))
-    with pytest.raises(ValueError, match=r"^--workdir=.*is not UTF-8"):
-        trained.load(path, pytest.fail)
+    assert trained.load(path, pytest.fail).step == 44
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -109,7 +74,7 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
 )
 def test_the_commands_that_use_a_run_keep_their_compiled_functions(command, rest, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: asked.append(True))
+    monkeypatch.setattr(cli, "start_jax", lambda: asked.append(True))
     with pytest.raises(SystemExit):
         command.main(["command", "--workdir=nowhere", *rest])
     assert asked
@@ -151,7 +116,7 @@ def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_lin
     found = network(theirs, lines.append, dataset="kmnist")
     assert found.normalization == {"mean": 0.1918, "std": 0.3483}
     assert "unwrapped the prefix module." in lines[0]
-    assert "kmnist's way, mean 0.1918 and std 0.3483" in lines[1]
+    assert "so kmnist's mean 0.1918 and std 0.3483 are used" in lines[1]
     assert network(theirs, lines.append).config["data"]["name"] == "mnist"
     found = network(theirs, lines.append, mean="0", std="1")
     assert found.normalization == {"mean": 0.0, "std": 1.0}
