@@ -274,9 +274,10 @@ def start_jax(*, cache: bool = True, cores_are_devices: bool = False) -> None:
             jax.config.update("jax_num_cpu_devices", count_cores())
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # AssertionError: for a platform without plugin
         chosen = os.environ.get("JAX_PLATFORMS")
-        fail((f"JAX_PLATFORMS={chosen}: " if chosen else "") + f"JAX cannot start: {error}", 1)
+        cause = f"JAX_PLATFORMS={chosen} (without it JAX chooses): " if chosen else ""
+        fail(f"{cause}JAX cannot start on this machine: {str(error) or 'it has no such platform'}", 1)
 
 
 def enable_compilation_cache() -> None:

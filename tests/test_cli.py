@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -242,6 +243,79 @@ def test_a_full_disk_behind_stdout_is_one_line():
     done = run_in_shell("> /dev/full", "print('said')")
     assert done.returncode == 1
     assert done.stderr == "error: stdout cannot be written to (No space left on device)\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "MemoryError('bad_alloc')",
+            "this machine's memory, or `ulimit -v`, is too small bad_alloc",
+        ),
+        ('RuntimeError("can\'t start new thread")', "can't start new thread"),
+        ("OSError(24, 'Too many open files', 'a.png')", "[Errno 24] Too many open files: 'a.png'"),
+        ("OSError(24, 'Too many open files')", "[Errno 24] Too many open files"),
+        ("jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED')", "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_an_error_of_the_machine_is_one_line_that_names_it(error, words):
+    done = run_in_shell("", f"import jax\nraise {error}")
+    assert (done.returncode, done.stderr) == (1, f"error: {words}\n")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    done = run_in_shell("", "raise RuntimeError('ours')")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "nonsense", "gpu,cpu"])
+def test_a_platform_that_is_missing_is_named_in_one_line(platforms):
+    done = subprocess.run(
+        [sys.executable, "-c", "from lenet_jax import cli; cli.run(lambda argv: cli.start_jax())"],
+        env=os.environ | {"JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS={platforms} ")
+    assert done.stderr.count("\n") == 1
+
+
+class OnlyWrites:
+    """What a notebook or a test may put in the place of stdout."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+def test_stdout_may_be_anything_with_a_write(monkeypatch):
+    stream = OnlyWrites()
+    monkeypatch.setattr(sys, "stdout", stream)
+    cli.run(lambda argv: cli.print_line("a line"))
+    assert stream.text == "a line\n"
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with cli.catch_signals() as signals:
+            seen.append((list(signals), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [([], before)]
+
+
+def test_devices_stay_as_they_are_once_jax_was_used():
+    before = jax.devices()
+    cli.start_jax(cache=False, cores_are_devices=True)
+    assert jax.devices() == before
 
 
 def test_a_name_of_any_bytes_can_be_printed():
