@@ -277,7 +277,8 @@ def start_jax(*, cache: bool = True, cores_are_devices: bool = False) -> None:
     except (RuntimeError, AssertionError) as error:  # AssertionError: for a platform without plugin
         chosen = os.environ.get("JAX_PLATFORMS")
         cause = f"JAX_PLATFORMS={chosen} (without it JAX chooses): " if chosen else ""
-        fail(f"{cause}JAX cannot start on this machine: {str(error) or 'it has no such platform'}", 1)
+        reason = str(error) or "it has no such platform"
+        fail(f"{cause}JAX cannot start on this machine: {reason}", 1)
 
 
 def enable_compilation_cache() -> None:

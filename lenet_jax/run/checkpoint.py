@@ -5,7 +5,6 @@ JSON in UTF-8, as uint8 under the name "note". zip stores a CRC-32 of each membe
 compares before it parses anything.
 """
 
-import contextlib
 import io
 import json
 import struct
@@ -129,42 +128,36 @@ def restore(folder: Path, step: int, like: Callable[[dict[str, Any]], Tree]) -> 
       OSError: the file is missing or cannot be read.
     """
     path = file_of(folder, step)
-    content = path.read_bytes()  # once it is in memory, every error in DAMAGE is the file's
-    with _damage_named(path):
-        arrays = _open(content)
-        note = json.loads(arrays["note"].tobytes())
-        if not isinstance(note, dict):
-            raise CheckpointError("its note is not a JSON object")
-    wanted = like(note)
-    with _damage_named(path):
-        expected, stored = _by_name(wanted), {n: a for n, a in arrays.items() if n != "note"}
-        stored = {name: array for name, array in stored.items() if name.split(".")[0] in wanted}
-        for name in sorted(expected.keys() | stored.keys()):
-            there, here = (_describe(leaves.get(name)) for leaves in (stored, expected))
-            if there != here:
-                raise CheckpointError(f"{name}: checkpoint has {there}, run expects {here}")
-        leaves = [stored[name] for name in expected]
-    return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(dict(wanted)), leaves), note)
+    note, arrays = _read(path)
+    wanted = dict(like(note))
+    expected = _by_name(wanted)
+    stored = {name: array for name, array in arrays.items() if name.split(".")[0] in wanted}
+    for name in sorted(expected.keys() | stored.keys()):
+        there, here = (_describe(leaves.get(name)) for leaves in (stored, expected))
+        if there != here:
+            raise CheckpointError(f"{path}: {name}: checkpoint has {there}, run expects {here}")
+    leaves = [stored[name] for name in expected]
+    return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(wanted), leaves), note)
 
 
-@contextlib.contextmanager
-def _damage_named(path: Path):
-    """Turns what a damaged file raises into a CheckpointError that names it."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The note and the arrays by name."""
+    content = path.read_bytes()  # an OSError is the machine's fault; what follows is the file's
     try:
-        yield
+        with np.load(io.BytesIO(content), allow_pickle=False) as members:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members.zip.infolist()):
+                raise ValueError("it is compressed, and checkpoints are not")
+            # Before NumPy parses a header, since it allocates the shape that a header declares.
+            if (name := members.zip.testzip()) is not None:
+                raise ValueError(f"{name} does not match its checksum")
+            arrays = dict(members)
+        note = json.loads(arrays.pop("note").tobytes())
+        if not isinstance(note, dict):
+            raise ValueError("its note is not a JSON object")
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: {reason}") from error
-
-
-def _open(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in arrays.zip.infolist()):
-            raise CheckpointError("it is compressed, and checkpoints are not")
-        # Before NumPy parses a header, since it allocates the shape that a damaged one declares.
-        if (name := arrays.zip.testzip()) is not None:
-            raise CheckpointError(f"{name} does not match its checksum")
-        return dict(arrays)
+    return note, arrays
 
 
 def _by_name(tree: Tree) -> dict[str, Any]:

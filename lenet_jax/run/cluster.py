@@ -35,6 +35,10 @@ RETRIES = 2  # of a slice that raised an error, for example without memory
 CONNECT_TIMEOUT_S = 10.0
 POLL_S, LOOK_S = 0.05, 2.0  # how often results, and workers and progress, are looked up
 WAIT_S = 5.0  # until a line says that there is no worker
+TLS_SETTINGS = (
+    "TLS needs Dask's settings distributed.comm.tls.ca-file, .client.cert and .client.key, for "
+    "example as DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
+)
 LOCAL_CLUSTER = {
     "threads_per_worker": 1,
     "dashboard_address": None,
@@ -86,28 +90,42 @@ def connect(
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if workers:
-            local = distributed.LocalCluster(n_workers=workers, **LOCAL_CLUSTER)
-            where = {"address": stack.enter_context(local)}
+            where = stack.enter_context(
+                distributed.LocalCluster(n_workers=workers, **LOCAL_CLUSTER)
+            )
         else:
-            where = _parse_scheduler(scheduler)
+            where = _address(scheduler, flag)
         try:
-            client = distributed.Client(**where, timeout=CONNECT_TIMEOUT_S)
-        except (OSError, ValueError) as error:
-            raise ClusterError(f"{flag}: no scheduler answers there ({error})") from error
+            client = distributed.Client(where, timeout=CONNECT_TIMEOUT_S)
+        except Exception as error:  # of any kind: each of Dask's transports has its own
+            tls = f"; {TLS_SETTINGS}" if str(where).startswith("tls://") else ""
+            raise ClusterError(f"{flag}: no scheduler answers there ({error}){tls}") from error
         yield functools.partial(train_slices, stack.enter_context(client), log)
 
 
-def _parse_scheduler(scheduler: str) -> dict[str, str]:
-    """As arguments of `distributed.Client`, which would wait for a file for ever."""
-    path = expand_user(scheduler, "--scheduler")
-    if path.is_file():
-        return {"scheduler_file": str(path)}
+def _address(scheduler: str, flag: str) -> str:
+    """The scheduler's address, given as such or as a file, which may be about to be written.
+
+    Raises:
+      ValueError: it is neither.
+    """
     if re.fullmatch(r"(\w+://)?[^/]+:\d+", scheduler):
-        return {"address": scheduler}
-    raise ValueError(
-        f"--scheduler={scheduler}: is neither an address, as tcp://host:8786, nor a file that "
-        "`dask scheduler --scheduler-file` wrote"
-    )
+        return scheduler
+    path, deadline = expand_user(scheduler, "--scheduler"), time.monotonic() + CONNECT_TIMEOUT_S
+    if not path.is_file():
+        raise ValueError(
+            f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask scheduler "
+            "--scheduler-file` wrote"
+        )
+    while True:
+        try:
+            return str(json.loads(path.read_bytes())["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"{flag}: is not a file that `dask scheduler --scheduler-file` wrote ({error})"
+                ) from error
+        time.sleep(POLL_S)
 
 
 def train_slices(
