@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
-from throughput import ratio
+from _throughput_page import ratio
 
 from lenet_jax import cli, data
 from lenet_jax.core import population
