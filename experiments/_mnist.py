@@ -1,4 +1,4 @@
-"""MNIST for experiments: from the folder that LENET_JAX_TEST_DATA names, else as `train` has it."""
+"""MNIST for experiments: from the folder LENET_JAX_TEST_DATA, else from where `train` gets it."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from lenet_jax.core.split import take
 
 
 def load() -> data.Dataset:
-    """Ends the script with a line if MNIST cannot be had."""
+    """Loads MNIST, or ends the script with a one-line error."""
     folder = os.environ.get("LENET_JAX_TEST_DATA") or None
     if folder and not Path(folder).is_dir():
         raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
@@ -21,6 +21,6 @@ def load() -> data.Dataset:
 
 
 def hold_out(train: data.Split, count: int) -> tuple[data.Split, data.Split]:
-    """The first `count` examples to measure on, and the others to train on, on the device."""
+    """The first `count` examples, to measure on, and the others, to train on; on the device."""
     held_out, rest = (take(train, part) for part in (slice(count), slice(count, None)))
     return jax.device_put((held_out, rest))

@@ -1,19 +1,19 @@
 """How far are this package's numbers from live PyTorch's?
 
 Every comparison is made in float32 and in float64, from the same weights and inputs: the logits,
-each loss with its options (its value, and the ten gradients of the network under it), the gradients
-from a chosen cotangent together and one by one, and 50 steps of each optimizer, once with the same
-gradients for both and once in training. Beside it stands what float32 costs either side: the
-difference from PyTorch's float64. Initialisations are random and are compared as distributions
-(two-sample Kolmogorov-Smirnov).
+each loss with its options (its value, and the network's ten gradients), the gradients from a chosen
+cotangent together and one by one, and 50 steps of each optimizer, once with the same gradients on
+both sides and once in training. The tables also show what float32 costs either side: its difference
+from PyTorch's float64. Initialisations are random and are compared as distributions (two-sample
+Kolmogorov-Smirnov).
 
-The difference of two arrays is their largest difference divided by the largest number of
-PyTorch's; that of trained parameters by the longest way that a parameter of the array went.
+The difference of two arrays is their largest difference, divided by the largest absolute number in
+PyTorch's array. For trained parameters, the arrays are their changes since the start.
 
     python experiments/parity.py
 
 Prints the tables and writes them to results/parity.{json,md} (the largest difference of each kind)
-and results/parity_cases.md (every comparison); 3 minutes.
+and results/parity_cases.md (every comparison); takes 3 minutes.
 """
 
 import warnings
@@ -53,7 +53,7 @@ TORCH_LOSSES = {
 TAKES_LOG_PROBS = ("nll", "kl_div")
 TAKES_ONE_HOT_IN_TORCH = ("mse", "l1", "smooth_l1", "huber", "bce_with_logits")
 CLASS_WEIGHT = np.arange(1, 11) / 4
-# name, targets (see `targets_of`), options under torch's names
+# name, targets (see `targets_of`), options by torch's names
 LOSSES = [
     ("mse", "normal", {}),
     ("mse", "labels", {}),
@@ -94,7 +94,7 @@ TORCH_OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-# name, learning rate, settings under torch's names
+# name, learning rate, settings by torch's names
 OPTIMIZERS = [
     ("sgd", 0.05, {}),
     ("sgd", 0.01, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
@@ -127,7 +127,7 @@ def optimizer_id(case: tuple) -> str:
 
 
 def targets_of(kind: str) -> np.ndarray:
-    """Numbers of float32, so that both precisions see the same."""
+    """Targets that float32 represents exactly, so that both precisions see the same ones."""
     rng = np.random.default_rng(3)
     if kind == "labels":
         return rng.integers(0, 10, BATCH)
@@ -143,7 +143,7 @@ def typed(dtype: type, array: Any) -> Any:
     return array.astype(dtype) if is_float else array
 
 
-# --- what PyTorch says, and below it, in the same order, what we say
+# --- PyTorch's results, and below each of them ours, in the same order
 
 
 def torch_loss(case: tuple, logits: torch.Tensor, dtype: type) -> torch.Tensor:
@@ -155,7 +155,7 @@ def torch_loss(case: tuple, logits: torch.Tensor, dtype: type) -> torch.Tensor:
     predictions = F.log_softmax(logits, 1) if name in TAKES_LOG_PROBS else logits
     options = {key: tensor(value) for key, value in options.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the mean of kl_div is not the mathematical one
+        warnings.simplefilter("ignore")  # it warns that kl_div's mean is not the mathematical one
         return TORCH_LOSSES[name](predictions, targets, **options)
 
 
@@ -187,7 +187,7 @@ def our_gradients(dtype: type, cases: list[tuple], op: Any) -> Results:
     params = params_of(make_net(1, TORCH_TYPES[dtype]))
     images = typed(dtype, random_batch(2, BATCH)[0])
 
-    @jax.jit  # the network is compiled once; each loss hands it a cotangent
+    @jax.jit  # compiles the network once; each loss provides a cotangent
     def pull_back(params: Any, cotangent: jax.Array) -> Any:
         return jax.vjp(
             lambda params: LeNet(conv_relu_pool=op).apply({"params": params}, images), params
@@ -211,7 +211,7 @@ def torch_optimizer(case: tuple, net: Net) -> torch.optim.Optimizer:
 
 
 def torch_training(case: tuple, dtype: type) -> tuple[Any, list[Any]]:
-    """The parameters' way in STEPS steps, and each step's gradients."""
+    """How far the parameters moved in STEPS steps, and each step's gradients."""
     net = make_net(8, TORCH_TYPES[dtype])
     start, optimizer, gradients = params_of(net), torch_optimizer(case, net), []
     for step in range(STEPS):
@@ -225,7 +225,7 @@ def torch_training(case: tuple, dtype: type) -> tuple[Any, list[Any]]:
 
 
 def torch_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
-    """The parameters' way with given gradients."""
+    """How far the parameters moved with these gradients."""
     net = make_net(8, TORCH_TYPES[dtype])
     start, optimizer = params_of(net), torch_optimizer(case, net)
     for grads in gradients:
@@ -271,7 +271,7 @@ def our_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The largest difference, relative to the largest number of its array, over all arrays."""
+    """The largest difference over all arrays, relative to the largest number of its array."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return max(float(np.abs(np.asarray(a) - b).max() / np.abs(b).max()) for a, b in pairs)
 
@@ -282,7 +282,7 @@ def by_array(tree: dict[str, dict[str, Any]]) -> Results:
 
 
 def compare(ours: dict[type, Results], theirs: dict[type, Results]) -> dict[str, dict[str, float]]:
-    """Case -> the difference in either precision, and of either's float32 to PyTorch's float64."""
+    """Case -> the difference in each precision, and each float32's from PyTorch's float64."""
     return {
         case: {
             "float32": difference(ours[np.float32][case], theirs[np.float32][case]),
@@ -295,7 +295,7 @@ def compare(ours: dict[type, Results], theirs: dict[type, Results]) -> dict[str,
 
 
 def compare_gradients(op: Any, cases: list[tuple]) -> dict[str, dict[str, float]]:
-    """Logits, each loss and its ten gradients, these one by one, the chosen cotangent."""
+    """Compares logits, each loss with its gradients, and the chosen cotangent's gradients."""
     ours, theirs = {}, {}
     for dtype in TORCH_TYPES:
         with jax.enable_x64(dtype == np.float64):
@@ -310,7 +310,7 @@ def compare_gradients(op: Any, cases: list[tuple]) -> dict[str, dict[str, float]
 
 
 def compare_training(case: tuple) -> dict[str, dict[str, float]]:
-    """Fed with the same gradients, and each with the gradients of the network that it trains."""
+    """Compares steps with the same gradients, and steps in which each side trains its network."""
     with jax.enable_x64(True):
         recorded = torch_training(case, np.float64)[1]
     gradients = jax.tree.map(np.float32, recorded)
@@ -330,10 +330,10 @@ def compare_training(case: tuple) -> dict[str, dict[str, float]]:
 
 
 def compare_initialisation() -> dict[str, dict[str, float]]:
-    """Array -> the largest number of ours and of PyTorch's in units of 1/√fan_in, and p."""
+    """Array -> both sides' largest number in units of 1/√fan_in, and p."""
     init = jax.jit(jax.vmap(lambda key: LeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]))
     ours = by_array(jax.device_get(init(jax.random.split(jax.random.key(0), NETWORKS))))
-    torch.manual_seed(0)  # one stream of numbers, not the beginnings of many
+    torch.manual_seed(0)  # all networks from one random stream
     theirs = [by_array(params_of(Net())) for _ in range(NETWORKS)]
     rows = {}
     for name, array in ours.items():
@@ -379,12 +379,12 @@ def summary(
     one, other = gradients.values()
     both = {name: largest([one[name], other[name]]) for name in one}
     lines = [
-        "Largest relative difference from live PyTorch over the cases of a row; `conv_relu_pool` "
-        "and its reference implementation both count. The last two columns are what float32 costs "
-        "either of us: the difference from PyTorch's float64. In training, rounding can move an "
-        "activation across the kink of a ReLU or another pixel to the maximum, with us or with "
-        "PyTorch, and RMSprop and Adam make a full step of the smallest gradient; with the same "
-        "gradients only the optimizers differ.",
+        "Largest relative difference from live PyTorch over a row's cases. A case counts once, "
+        "with the worse of `conv_relu_pool` and its reference implementation. The last two columns "
+        "are what float32 costs either side: its difference from PyTorch's float64. In training, "
+        "rounding on either side can move an activation across the kink of a ReLU or make another "
+        "pixel the maximum, and RMSprop and Adam make a full step even of the smallest gradient. "
+        "With the same gradients, only the optimizers can differ.",
         "",
         f"| compared | cases | {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---:|---:|---:|",
@@ -405,8 +405,8 @@ def summary(
     smallest = min(cells["p"] for cells in initialisation.values())
     lines += [
         "",
-        f"Initialisation of the ten arrays, {NETWORKS} networks each: the smallest p of the "
-        f"Kolmogorov-Smirnov tests is {smallest:.2f}.",
+        f"The smallest p of the Kolmogorov-Smirnov tests on the ten arrays' initialisation, with "
+        f"{NETWORKS} networks each, is {smallest:.2f}.",
     ]
     return "\n".join(lines)
 
