@@ -71,14 +71,14 @@ def measure_all(batch_sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
     results: dict[str, Any] = {"training": {}, "colour": {}, "members": {}, "inference": {}}
     ratios = {}
     for size in tqdm(batch_sizes, desc="training and inference", disable=None):
-        at, rows = f"batch {size}", training_rows(size)
-        speeds = measure(rows, dict.fromkeys(rows, size), rounds)
-        results["training"][at] = speeds
-        ratios[f"training, {at}"] = page.training_ratios(speeds)
-        rows = inference_rows(size)
-        speeds = measure(rows, dict.fromkeys(rows, size), rounds)
-        results["inference"][at] = speeds
-        ratios[f"inference, {at}"] = page.inference_ratios(speeds)
+        for what, make_rows, ratios_of in (
+            ("training", training_rows, page.training_ratios),
+            ("inference", inference_rows, page.inference_ratios),
+        ):
+            at, rows = f"batch {size}", make_rows(size)
+            speeds = measure(rows, dict.fromkeys(rows, size), rounds)
+            results[what][at] = speeds
+            ratios[f"{what}, {at}"] = ratios_of(speeds)
     rows = member_rows(MEMBER_BATCH)
     images = {name: MEMBER_BATCH * (1 if "one network" in name else NUM_MEMBERS) for name in rows}
     results["members"] = speeds = measure(rows, images, rounds)
