@@ -27,6 +27,17 @@ import optax
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from _parity_cases import (
+    BATCH,
+    LOSSES,
+    NETWORKS,
+    OPTIMIZERS,
+    STEPS,
+    loss_id,
+    optimizer_id,
+    targets_of,
+)
+from _parity_page import every_case, summary
 from _results import write_json, write_markdown
 from tqdm import tqdm
 from tutorial_net import Net, grads_of, make_net, params_of, random_batch, to_torch
@@ -35,7 +46,6 @@ from lenet_jax import LeNet, TrainState, make_optimizer, train_step
 from lenet_jax.core import losses, ops
 from lenet_jax.interop.pytorch import to_state_dict
 
-BATCH, STEPS, NETWORKS = 16, 50, 200
 OPS = (ops.conv_relu_pool, ops.conv_relu_pool_plain)
 TORCH_TYPES = {np.float32: torch.float32, np.float64: torch.float64}
 
@@ -52,40 +62,6 @@ TORCH_LOSSES = {
 }
 TAKES_LOG_PROBS = ("nll", "kl_div")
 TAKES_ONE_HOT_IN_TORCH = ("mse", "l1", "smooth_l1", "huber", "bce_with_logits")
-CLASS_WEIGHT = np.arange(1, 11) / 4
-# name, targets (see `targets_of`), options by torch's names
-LOSSES = [
-    ("mse", "normal", {}),
-    ("mse", "labels", {}),
-    ("mse", "normal", {"reduction": "sum"}),
-    ("l1", "normal", {}),
-    ("l1", "labels", {}),
-    ("smooth_l1", "normal", {}),
-    ("smooth_l1", "normal", {"beta": 0.25}),
-    ("smooth_l1", "normal", {"beta": 0.0}),
-    ("huber", "normal", {}),
-    ("huber", "labels", {"delta": 0.25}),
-    ("cross_entropy", "labels", {}),
-    ("cross_entropy", "labels", {"reduction": "sum"}),
-    ("cross_entropy", "labels", {"label_smoothing": 0.1}),
-    ("cross_entropy", "labels", {"weight": CLASS_WEIGHT}),
-    ("cross_entropy", "labels", {"weight": CLASS_WEIGHT, "label_smoothing": 0.25}),
-    ("cross_entropy", "labels", {"ignore_index": 4}),
-    ("cross_entropy", "probabilities", {}),
-    ("cross_entropy", "probabilities", {"weight": CLASS_WEIGHT, "label_smoothing": 0.25}),
-    ("nll", "labels", {}),
-    ("nll", "labels", {"weight": CLASS_WEIGHT, "ignore_index": 4}),
-    ("bce_with_logits", "labels", {}),
-    ("bce_with_logits", "probabilities", {}),
-    ("bce_with_logits", "probabilities", {"pos_weight": CLASS_WEIGHT}),
-    ("bce_with_logits", "probabilities", {"weight": CLASS_WEIGHT}),
-    ("kl_div", "probabilities", {}),
-    ("kl_div", "probabilities", {"reduction": "batchmean"}),
-    ("kl_div", "log-probabilities", {"log_target": True}),
-    ("multi_margin", "labels", {}),
-    ("multi_margin", "labels", {"p": 2, "margin": 0.75}),
-    ("multi_margin", "labels", {"weight": CLASS_WEIGHT}),
-]
 
 TORCH_OPTIMIZERS = {
     "sgd": torch.optim.SGD,
@@ -94,47 +70,8 @@ TORCH_OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-# name, learning rate, settings by torch's names
-OPTIMIZERS = [
-    ("sgd", 0.05, {}),
-    ("sgd", 0.01, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
-    ("nesterov", 0.02, {}),
-    ("adam", 1e-3, {}),
-    ("adam", 1e-3, {"betas": (0.8, 0.95), "weight_decay": 0.01}),
-    ("adamw", 1e-3, {}),
-    ("rmsprop", 1e-3, {}),
-    ("rmsprop", 1e-3, {"momentum": 0.9, "centered": True}),
-]
 
 Results = dict[str, Any]  # case -> array or tree of arrays
-
-
-def options_text(options: dict[str, Any]) -> str:
-    shown = {
-        key: "..." if isinstance(value, np.ndarray) else value for key, value in options.items()
-    }
-    return "".join(f", {key}={value}" for key, value in shown.items())
-
-
-def loss_id(case: tuple) -> str:
-    name, targets, options = case
-    return f"{name}({targets}{options_text(options)})"
-
-
-def optimizer_id(case: tuple) -> str:
-    name, rate, settings = case
-    return f"{name}({rate}{options_text(settings)})"
-
-
-def targets_of(kind: str) -> np.ndarray:
-    """Targets that float32 represents exactly, so that both precisions see the same ones."""
-    rng = np.random.default_rng(3)
-    if kind == "labels":
-        return rng.integers(0, 10, BATCH)
-    if kind == "normal":
-        return np.float32(rng.standard_normal((BATCH, 10)))
-    probabilities = rng.dirichlet(np.ones(10), BATCH)
-    return np.float32(np.log(probabilities) if kind == "log-probabilities" else probabilities)
 
 
 def typed(dtype: type, array: Any) -> Any:
@@ -346,95 +283,6 @@ def compare_initialisation() -> dict[str, dict[str, float]]:
             "p": float(scipy.stats.ks_2samp(one, other, method="asymp").pvalue),
         }
     return rows
-
-
-# --- the tables
-
-
-COLUMNS = ("float32", "float64", "our rounding", "its rounding")
-
-
-def row(name: str, cells: dict[str, float], *more: str) -> str:
-    numbers = (f"{cells[key]:.1e}" if cells[key] else "0" for key in COLUMNS)
-    return " | ".join(["", name, *more, *numbers, ""]).strip()
-
-
-def largest(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {key: max(cells[key] for cells in rows) for key in rows[0]}
-
-
-def summary(
-    gradients: dict[str, dict[str, dict[str, float]]],
-    training: dict[str, dict[str, float]],
-    initialisation: dict[str, dict[str, float]],
-) -> str:
-    def of(cases: dict[str, Any], prefix: str, suffix: str = "") -> tuple[str, dict[str, float]]:
-        found = [
-            cells
-            for name, cells in cases.items()
-            if name.startswith(prefix) and name.endswith(suffix)
-        ]
-        return str(len(found)), largest(found)
-
-    one, other = gradients.values()
-    both = {name: largest([one[name], other[name]]) for name in one}
-    lines = [
-        "Largest relative difference from live PyTorch over a row's cases. A case counts once, "
-        "with the worse of `conv_relu_pool` and its reference implementation. The last two columns "
-        "are what float32 costs either side: its difference from PyTorch's float64. In training, "
-        "rounding on either side can move an activation across the kink of a ReLU or make another "
-        "pixel the maximum, and RMSprop and Adam make a full step even of the smallest gradient. "
-        "With the same gradients, only the optimizers can differ.",
-        "",
-        f"| compared | cases | {' | '.join(COLUMNS)} |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    count, cells = of(both, "logits")
-    lines.append(row(f"logits of {BATCH} images", cells, count))
-    for name in TORCH_LOSSES:
-        count, cells = of(both, f"{name}(", "value")
-        lines.append(row(f"`{name}`: value", cells, count))
-        count, cells = of(both, f"{name}(", "ten gradients")
-        lines.append(row(f"`{name}`: ten gradients", cells, count))
-    count, cells = of(both, "chosen cotangent: ten")
-    lines.append(row("gradients from a chosen cotangent", cells, count))
-    for part in ("same gradients", "training"):
-        for name in TORCH_OPTIMIZERS:
-            count, cells = of(training, f"{name}(", part)
-            lines.append(row(f"`{name}`: {STEPS} steps, {part}", cells, count))
-    smallest = min(cells["p"] for cells in initialisation.values())
-    lines += [
-        "",
-        f"The smallest p of the Kolmogorov-Smirnov tests on the ten arrays' initialisation, with "
-        f"{NETWORKS} networks each, is {smallest:.2f}.",
-    ]
-    return "\n".join(lines)
-
-
-def every_case(
-    gradients: dict[str, dict[str, dict[str, float]]],
-    training: dict[str, dict[str, float]],
-    initialisation: dict[str, dict[str, float]],
-) -> str:
-    header = f"| compared | {' | '.join(COLUMNS)} |\n|---|---:|---:|---:|---:|"
-    lines = ["Relative differences from live PyTorch, case by case."]
-    for op, cases in gradients.items():
-        lines += ["", f"With `{op}`:", "", header]
-        lines += [row(name, cells) for name, cells in cases.items()]
-    lines += ["", f"{STEPS} steps, relative to the way travelled:", "", header]
-    lines += [row(name, cells) for name, cells in training.items()]
-    lines += [
-        "",
-        f"Initialisation, {NETWORKS} networks each; the largest number in units of 1/√fan_in:",
-        "",
-        "| array | ours | PyTorch | p |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, cells in initialisation.items():
-        lines.append(
-            f"| {name} | {cells['ours']:.6f} | {cells['pytorch']:.6f} | {cells['p']:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:

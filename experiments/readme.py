@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import time_to_accuracy as tta
+from _parity_page import largest
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -133,7 +134,7 @@ def parity() -> str:
     results = _results("parity")
     of_each_op = results["gradients"].values()
     gradients = {
-        name: _worse(*(cases[name] for cases in of_each_op))
+        name: largest([cases[name] for cases in of_each_op])
         for name in next(iter(of_each_op))
         if ": gradient of" not in name
     }
@@ -243,10 +244,6 @@ def _against_fastest(sizes: Iterable[int]) -> str:
         "Both columns are the same processor. Against PyTorch's faster column, training with "
         f"AVX-512 is {' / '.join(f'{ratio:.2f}' for ratio in ratios)} times as fast."
     )
-
-
-def _worse(*cases: dict[str, float]) -> dict[str, float]:
-    return {key: max(case[key] for case in cases) for key in cases[0]}
 
 
 def _results(name: str) -> dict[str, Any]:
