@@ -1,8 +1,8 @@
 """MNIST for experiments: from the folder LENET_JAX_TEST_DATA, else from where `train` gets it."""
 
 import os
-from pathlib import Path
 
+import _worker
 import jax
 
 from lenet_jax import data
@@ -11,9 +11,7 @@ from lenet_jax.core.split import take
 
 def load() -> data.Dataset:
     """Loads MNIST, or ends the script with a one-line error."""
-    folder = os.environ.get("LENET_JAX_TEST_DATA") or None
-    if folder and not Path(folder).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    folder = _worker.mnist_folder() if os.environ.get("LENET_JAX_TEST_DATA") else None
     try:
         return data.load("mnist", folder)
     except (ValueError, OSError) as error:

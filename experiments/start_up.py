@@ -14,15 +14,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
+import _worker
+
 RUNS = 11
-DATA = os.environ.get("LENET_JAX_TEST_DATA", "")
 HERE = Path(__file__).resolve().parent.parent
 PARTS = {  # jax.monitoring's event -> our name
     "/jax/core/compile/jaxpr_trace_duration": "trace",
@@ -53,7 +53,7 @@ def worker(started: float, workdir: str) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(record)
     tqdm.tqdm.update = first_update
-    flags = ["--dataset=mnist", f"--data_dir={DATA}", f"--workdir={workdir}"]
+    flags = ["--dataset=mnist", f"--data_dir={_worker.mnist_folder()}", f"--workdir={workdir}"]
     lenet_jax.train.main(["train", *flags])
 
 
@@ -62,13 +62,7 @@ def start(checkout: Path, cache: str) -> dict:
     environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     environment |= {"XDG_CACHE_HOME": cache, "PYTHONPATH": str(checkout)}
     with tempfile.TemporaryDirectory() as workdir:
-        flags = ["--worker", repr(time.time()), workdir]
-        done = subprocess.run(
-            [sys.executable, __file__, *flags], env=environment, capture_output=True, text=True
-        )
-    if done.returncode:
-        raise SystemExit(f"{checkout} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+        return _worker.run(__file__, ["--worker", repr(time.time()), workdir], environment)
 
 
 def main() -> None:
@@ -77,8 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", type=Path)
     against = parser.parse_args().against
-    if not Path(DATA).is_dir() or not DATA:
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    _worker.mnist_folder()
     checkouts = {"now": HERE} | ({"before": against.resolve()} if against else {})
     runs: dict[str, list[dict]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as folder:

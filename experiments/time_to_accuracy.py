@@ -23,7 +23,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,11 +31,11 @@ from functools import partial
 from pathlib import Path
 
 import _isa
+import _worker
 
 TARGET, SEEDS = 0.99, 20
 BATCH_SIZE, EPOCHS, LEARNING_RATE, LABEL_SMOOTHING = 64, 2, 6e-3, 0.1
 PARTS = ("train", "t10k")
-DATA = os.environ.get("LENET_JAX_TEST_DATA", "")
 
 
 def ours(seed: int, started: float) -> dict:
@@ -53,7 +52,7 @@ def ours(seed: int, started: float) -> dict:
     cli.enable_compilation_cache()
     cli.make_cores_devices()
     with ThreadPoolExecutor(1) as pool:  # reads the files while the network is created
-        loading = pool.submit(data.load, "mnist", DATA)
+        loading = pool.submit(data.load, "mnist", _worker.mnist_folder())
         schedule = make_schedule("onecycle", EPOCHS * (60_000 // BATCH_SIZE))
         loss_fn = partial(losses.cross_entropy, label_smoothing=LABEL_SMOOTHING)
         key = jax.random.key(seed)
@@ -83,7 +82,7 @@ def pytorch(seed: int, started: float) -> dict:
     torch.manual_seed(seed)
 
     def read(name: str, head: int) -> torch.Tensor:
-        (file,) = Path(DATA).glob(f"{name}*")
+        (file,) = Path(_worker.mnist_folder()).glob(f"{name}*")
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         return torch.from_numpy(np.frombuffer(content, np.uint8, offset=head).copy())
 
@@ -118,13 +117,7 @@ def start(worker: str, seed: int, cache: str) -> dict:
     """Runs a worker in a new process; the clock starts here."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    flags = [worker, str(seed), repr(time.time())]
-    done = subprocess.run(
-        [sys.executable, __file__, *flags], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{worker}, seed {seed} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return _worker.run(__file__, [worker, str(seed), repr(time.time())], environment)
 
 
 def until_target(run: dict) -> float:
@@ -230,7 +223,6 @@ if __name__ == "__main__":
     parser.add_argument("--search", action="store_true", help="choose the recipe")
     parser.add_argument("--isa", choices=_isa.VARIABLES)
     arguments = parser.parse_args()
-    if not DATA or not Path(DATA).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    _worker.mnist_folder()
     _isa.restart_with(arguments.isa)
     search() if arguments.search else compare(arguments.isa)
