@@ -1,4 +1,4 @@
-"""What the experiments' figures have in common, beside `lenet_jax.viz.figures.STYLE`."""
+"""Colours and labels that the experiments' figures share, beside `viz.figures.STYLE`."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,10 @@ PYTORCH, USUAL_FLAX, OURS = "#8a949e", "#c9a36a", COLOURS[0]
 def label_ends(
     axes: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.06
 ) -> None:
-    """Names lines where they end: of each x, y, text and colour; call it when limits are set.
+    """Writes each line's name beside its end; `ends` are x, y, text and colour.
 
-    Labels that would overlap move apart; `gap` is their distance, of the axes' height.
+    Call it when the limits are set. Labels that would overlap move apart, to a distance of `gap`
+    times the axes' height.
     """
     to_axes = lambda x, y: axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     ends = sorted((to_axes(x, y)[1], text, colour) for x, y, text, colour in ends)

@@ -1,6 +1,6 @@
-"""Holds JAX and PyTorch to older instructions, so that any x86 machine can play an older one.
+"""Holds JAX and PyTorch to older instructions, so that a new processor can stand in for an old one.
 
-Both read what they may use when they are imported, from these variables of the environment.
+Both libraries read these environment variables when they are imported.
 """
 
 import os
@@ -18,7 +18,7 @@ VARIABLES = {
 
 
 def restart_with(isa: str | None) -> None:
-    """Starts this script again with the instructions it is to use, unless it was so started."""
+    """Restarts this script held to these instructions, unless it already is (None: no limit)."""
     if isa is None or all(os.environ.get(k) == v for k, v in VARIABLES[isa].items()):
         return
     os.environ.update(VARIABLES[isa])
@@ -26,7 +26,7 @@ def restart_with(isa: str | None) -> None:
 
 
 def instructions() -> str:
-    """The widest that are used: what the processor has, or what it is held to."""
+    """The widest instructions in use: the processor's, or those that it is held to."""
     flags = Path("/proc/cpuinfo")
     has = flags.read_text() if flags.exists() else ""
     held = os.environ.get("ATEN_CPU_CAPABILITY") == "avx2"

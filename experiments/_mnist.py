@@ -1,8 +1,8 @@
-"""MNIST for experiments: from the folder that LENET_JAX_TEST_DATA names, else as `train` has it."""
+"""MNIST for experiments: from the folder LENET_JAX_TEST_DATA, else from where `train` gets it."""
 
 import os
-from pathlib import Path
 
+import _worker
 import jax
 
 from lenet_jax import data
@@ -10,10 +10,8 @@ from lenet_jax.core.split import take
 
 
 def load() -> data.Dataset:
-    """Ends the script with a line if MNIST cannot be had."""
-    folder = os.environ.get("LENET_JAX_TEST_DATA") or None
-    if folder and not Path(folder).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    """Loads MNIST, or ends the script with a one-line error."""
+    folder = _worker.mnist_folder() if os.environ.get("LENET_JAX_TEST_DATA") else None
     try:
         return data.load("mnist", folder)
     except (ValueError, OSError) as error:
@@ -21,6 +19,6 @@ def load() -> data.Dataset:
 
 
 def hold_out(train: data.Split, count: int) -> tuple[data.Split, data.Split]:
-    """The first `count` examples to measure on, and the others to train on, on the device."""
+    """The first `count` examples, to measure on, and the others, to train on; on the device."""
     held_out, rest = (take(train, part) for part in (slice(count), slice(count, None)))
     return jax.device_put((held_out, rest))

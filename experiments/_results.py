@@ -1,6 +1,6 @@
-"""Where experiments leave what they found: experiments/results/<name>.{json,md,png}.
+"""Reads and writes the results of experiments: experiments/results/<name>.{json,md,png}.
 
-Every file says on which machine, with which versions and by which command it was made.
+Every .json and .md file names the command that made it, the machine and the versions.
 """
 
 import json
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch")
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a figure depends on: the command, the machine, the versions."""
+    """Everything that a figure depends on: the command, the machine, the versions."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,25 +41,29 @@ def describe_machine() -> dict[str, Any]:
 
 
 def path(name: str) -> Path:
-    """experiments/results/<name>; the folder is there."""
+    """experiments/results/<name>; makes the folder."""
     FOLDER.mkdir(exist_ok=True)
     return FOLDER / name
 
 
 def write_json(name: str, data: dict[str, Any]) -> None:
-    """Writes `data` and the machine to <name>.json."""
+    """Writes `data`, and this machine, to <name>.json."""
     text = json.dumps({"machine": describe_machine(), **data}, indent=2)
     path(f"{name}.json").write_text(text + "\n")
 
 
-def write_markdown(name: str, text: str) -> None:
-    """Writes `text` and a last line with the machine to <name>.md."""
-    path(f"{name}.md").write_text(f"{text.rstrip()}\n\n{machine_line()}\n")
+def read_json(name: str) -> dict[str, Any]:
+    return json.loads(path(f"{name}.json").read_text())
 
 
-def machine_line() -> str:
-    """The machine as one line for a person, in Markdown."""
-    machine = describe_machine()
+def write_markdown(name: str, text: str, machine: dict[str, Any] | None = None) -> None:
+    """Writes `text` and a last line with the machine (None: this one) to <name>.md."""
+    line = machine_line(machine or describe_machine())
+    path(f"{name}.md").write_text(f"{text.rstrip()}\n\n{line}\n")
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What `describe_machine` found, as a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     devices = ", ".join(machine["devices"])
     return (
@@ -70,7 +74,7 @@ def machine_line() -> str:
 
 
 def _command() -> str:
-    """As it is typed in the repository's root, without this machine's paths."""
+    """The command line as typed in the repository's root, without this machine's paths."""
     script = f"experiments/{Path(sys.argv[0]).name}"
     return " ".join(["python", script, *map(shlex.quote, sys.argv[1:])])
 

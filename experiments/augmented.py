@@ -2,9 +2,9 @@
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/augmented.py
 
-Draws results/augmented.png: ten training images, and augmented images of each with each distortion
-of `augment.STANDARD` alone and with all of them. Writes the strengths to results/augmented.json;
-some seconds.
+Draws results/augmented.png: ten training images, and below them the same images with each
+distortion of `augment.STANDARD` alone and with all of them. Writes the strengths to
+results/augmented.json. Takes a few seconds.
 """
 
 import _mnist

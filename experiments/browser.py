@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by the DevTools protocol, without a package for it.
+"""A headless Chromium, driven over a pipe by the DevTools protocol, without any package.
 
 https://chromedevtools.github.io/devtools-protocol. Mouse, touch and keys are real input events.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT = 60  # seconds for one answer; a busy machine takes its time to start a browser
+TIMEOUT = 60  # seconds per answer; a busy machine is slow to start a browser
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -35,7 +35,7 @@ def find() -> str | None:
 
 
 class Browser:
-    """One page in a browser; `events` collects the events that it sends, in order."""
+    """One page in a browser; `events` collects its events in order."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._rest = write, read, b""
@@ -70,7 +70,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, file: Path, width: int = 1100, height: int = 900, **screen: Any) -> None:
-        """Loads a file in a window of that size; `events` starts anew."""
+        """Loads a file in a window of this size and clears `events`."""
         metrics = {"deviceScaleFactor": 1, "mobile": False, **screen}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, **metrics)
         self.events.clear()
@@ -88,7 +88,7 @@ class Browser:
         return answer["result"].get("value")
 
     def settle(self) -> None:
-        """Waits until what was done is on the screen."""
+        """Waits until the screen shows all changes."""
         frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
         self.evaluate(f"{frame}.then(() => 0)")
 
@@ -98,7 +98,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def drag(self, points: Iterable[tuple[float, float]]) -> None:
-        """Along the points with the left button down."""
+        """Moves along the points with the left button down."""
         first, *rest = points
         self.mouse("mousePressed", *first)
         for point in rest:
@@ -106,7 +106,7 @@ class Browser:
         self.mouse("mouseReleased", *(rest or [first])[-1])
 
     def click(self, selector: str) -> None:
-        """In the middle of an element."""
+        """Clicks the middle of an element."""
         box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
         self.drag(
             [
@@ -117,7 +117,7 @@ class Browser:
         )
 
     def swipe(self, points: Iterable[tuple[float, float]]) -> None:
-        """Along the points with one finger."""
+        """Moves one finger along the points."""
         kind = "touchStart"
         for x, y in points:
             self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
@@ -129,14 +129,14 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=2 * ctrl)
 
     def screenshot(self, file: Path) -> None:
-        """All of the page as a PNG."""
+        """Saves the whole page as a PNG."""
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(picture["data"]))
 
 
 @contextlib.contextmanager
 def started(profile: Path) -> Iterator[Browser]:
-    """Starts the browser that `find` found, with the new, empty folder `profile` for its files."""
+    """Starts the browser that `find` finds; `profile` is a new, empty folder for its files."""
     command_read, command_write = _pipe()
     answer_read, answer_write = _pipe()
     theirs, ours = (command_read, answer_write), (command_write, answer_read)
@@ -151,7 +151,7 @@ def started(profile: Path) -> Iterator[Browser]:
     try:
         yield Browser(*ours)
     finally:
-        for descriptor in ours:  # it ends when its pipe does
+        for descriptor in ours:  # the browser ends when its pipe closes
             os.close(descriptor)
         try:
             process.wait(TIMEOUT)
@@ -161,7 +161,7 @@ def started(profile: Path) -> Iterator[Browser]:
 
 
 def _pipe() -> tuple[int, int]:
-    """Both ends at 10 or above, out of the way of 3 and 4."""
+    """A pipe whose descriptors are 10 or above, since Chromium needs 3 and 4."""
     ends = os.pipe()
     moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
     for end in ends:

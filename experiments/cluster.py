@@ -1,13 +1,14 @@
-"""What do Dask's workers give a sweep, what does its scheduler cost, and how far would it go?
+"""How fast is a sweep on Dask's workers, what does the scheduler cost, and how far does it scale?
 
-One plan, on the digits: in this process with a device per core, and on one and two workers of one
-core each (started here, on 127.0.0.1), in turn, after a sweep that warms all up. Then the seconds
-per task of empty tasks, and of the file that the client writes for each slice. The table of many
-hosts is arithmetic from these: nothing here has run on more than two workers.
+Trains the same networks on the digits in this process, with a device per core, and on one and two
+workers of one core each (started here, on 127.0.0.1), in turn, after a sweep that warms all of them
+up. Then it measures the seconds per empty task, and those of the file that the client writes for
+each slice. The table of many hosts is computed from these numbers: nothing here has run on more
+than two workers.
 
     python experiments/cluster.py
 
-Writes results/cluster.{json,md}; under three minutes on two cores that do nothing else.
+Writes results/cluster.{json,md}; takes three minutes on two idle cores.
 """
 
 import contextlib
@@ -33,13 +34,13 @@ from lenet_jax.run import cluster, grid
 ROUNDS = 3
 TASKS = (1, 10, 100, 1000)
 HOSTS = (8, 64, 1000)
-MNIST_UPDATES = 5 * (50_000 // 64)  # of a network, with sweep's defaults
+MNIST_UPDATES = 5 * (50_000 // 64)  # per network, with sweep's defaults
 FLAGS = {"optimizers": "adam", "learning_rates": "1e-3,2e-3,4e-3", "batch_size": 64}
 
 
 @contextlib.contextmanager
 def dask_process(*flags: str, core: int | None = None) -> Iterator[None]:
-    """`dask` with these flags, on one core of this machine."""
+    """Runs `dask` with these flags, on this core if one is given."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dask", *flags, "--host=127.0.0.1", "--no-dashboard"],
         stdout=subprocess.DEVNULL,
@@ -55,7 +56,7 @@ def dask_process(*flags: str, core: int | None = None) -> Iterator[None]:
 
 
 def sweep(settings: grid.SweepSettings, digits: data.Dataset, train: grid.TrainSlices) -> tuple:
-    """Seconds, records and the workers that took part."""
+    """Runs a sweep; returns its seconds, its records and the workers that took part."""
     workers: set[str] = set()
 
     def log(line: str) -> None:
@@ -119,7 +120,7 @@ def measure(folder: Path) -> dict:
                         client = train.args[0]
                         per_task = {n: seconds_per_task(client, n) for n in TASKS for _ in (0, 1)}
         if any(records != of_all[0] for records in of_all):
-            raise SystemExit("the records are not the same")
+            raise SystemExit("the runs have different records")
     networks = len(of_all[0])
     return {
         "networks": networks,
@@ -135,9 +136,9 @@ def table(found: dict) -> str:
     middle = {kind: statistics.median(values) for kind, values in found["seconds"].items()}
     lines = [
         f"{found['networks']} networks in slices of 8, digits; medians of {ROUNDS}; "
-        "all records are the same to the last digit.",
+        "all runs have the same records to the last digit.",
         "",
-        "| trained by | networks/s | to this process | each, s |",
+        "| trained by | networks/s | ratio to this process | seconds of each run |",
         "|---|--:|--:|---|",
     ]
     for kind, took in middle.items():
@@ -151,18 +152,18 @@ def table(found: dict) -> str:
         f"|---|{'--:|' * len(counts)}",
         f"| ms per task | {' | '.join(f'{1e3 * cost:.2f}' for cost in counts.values())} |",
         "",
-        f"A slice's file takes the client {1e3 * found['seconds_per_file']:.2f} ms.",
+        f"The client writes a slice's file in {1e3 * found['seconds_per_file']:.2f} ms.",
     ]
     updates_per_s = found["updates"] / middle["1 worker"]
     slice_s = 8 * MNIST_UPDATES / updates_per_s
     cost = counts[max(counts)] + found["seconds_per_file"]
     lines += [
         "",
-        f"Arithmetic, not measured: a slice of 8 networks on MNIST (5 epochs) takes a worker of "
-        f"one core {slice_s:.0f} s at {updates_per_s:,.0f} updates/s, and scheduler and client "
-        f"{1e3 * cost:.1f} ms; 10 MB of images go to each worker, from worker to worker.",
+        f"Computed, not measured: for a slice of 8 networks on MNIST (5 epochs), a worker with one "
+        f"core needs {slice_s:.0f} s at {updates_per_s:,.0f} updates/s, and scheduler and client "
+        f"need {1e3 * cost:.1f} ms. Each worker gets 10 MB of images, from another worker.",
         "",
-        "| hosts of one worker | 10,000 networks | scheduler and client busy | images, all hosts |",
+        "| hosts of one worker | 10,000 networks | scheduler and client busy | images sent |",
         "|--:|--:|--:|--:|",
     ]
     for hosts in HOSTS:
@@ -173,9 +174,9 @@ def table(found: dict) -> str:
         )
     lines += [
         "",
-        "With 1,250 workers each has one slice, and more have none; scheduler and client would be "
-        f"busy all the time with {round(slice_s / cost, -4):,.0f}. Load average at the end: "
-        f"{found['load']:.1f} (above 2 means that other programs ran).",
+        "1,250 workers have one slice each; more would have nothing to do. Scheduler and client "
+        f"would be busy all the time with {round(slice_s / cost, -4):,.0f} workers. The load "
+        f"average at the end was {found['load']:.1f} (above 2, other programs were running).",
     ]
     return "\n".join(lines)
 

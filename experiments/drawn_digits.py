@@ -1,4 +1,4 @@
-"""Characters from neither this project nor MNIST: printed, photographed, drawn on the page."""
+"""Characters that are not MNIST's: printed, photographed, and drawn on the exported page."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from browser import Browser
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Point = tuple[float, float]
-FONTS = (  # those that come with matplotlib
+FONTS = (  # matplotlib brings these
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSansMono"),
     *("cmr10", "cmss10", "cmtt10", "cmb10", "STIXGeneral"),
 )
@@ -18,7 +18,7 @@ FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
 def printed(character: int | str, font: str, *, size: int = 100, side: int = 160) -> np.ndarray:
-    """Black on white, centred: uint8 [side, side]."""
+    """A character in black on white, centred: uint8 [side, side]."""
     image = Image.new("L", (side, side), 255)
     face = ImageFont.truetype(FOLDER / f"{font}.ttf", size)
     ImageDraw.Draw(image).text((side / 2, side / 2), str(character), 0, font=face, anchor="mm")
@@ -26,7 +26,7 @@ def printed(character: int | str, font: str, *, size: int = 100, side: int = 160
 
 
 def framed(character: str, font: str, *, angle: float = 0, box: int = 24) -> np.ndarray:
-    """White on black, as a data set has it: turned, scaled to a box in the middle: [28, 28]."""
+    """A character in white on black, turned and scaled to a box in the middle: uint8 [28, 28]."""
     image = Image.fromarray(255 - printed(character, font)).rotate(angle, Image.Resampling.BICUBIC)
     image = image.crop(image.getbbox())
     scale = box / max(image.size)
@@ -55,7 +55,7 @@ def photographed(digit: int, font: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def in_colour(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same in a random dark and a random light colour: uint8 [height, width, 3]."""
+    """The picture in a random dark and a random light colour: uint8 [height, width, 3]."""
     dark, light = rng.uniform(0, 100, 3), rng.uniform(140, 255, 3)
     return (dark + (light - dark) * (grey / 255)[..., None]).astype(np.uint8)
 
@@ -72,12 +72,12 @@ def line(*corners: Point) -> list[Point]:
 
 
 def arc(x: float, y: float, width: float, height: float, start: int, stop: int) -> list[Point]:
-    """Around (x, y); 0 degrees is to the right, 90 down."""
+    """A part of an ellipse around (x, y); 0 degrees is to the right, 90 is down."""
     angles = [math.radians(start + (stop - start) * i / 16) for i in range(17)]
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
 
-# Digits as a hand draws them: strokes, in units of the pad's side.
+# The strokes of each digit, as a hand draws it, in units of the pad's side.
 DRAWN = {
     0: [arc(0.5, 0.5, 0.2, 0.3, -90, 270)],
     1: [line((0.5, 0.2), (0.5, 0.8))],

@@ -1,20 +1,19 @@
-"""Does it read digits that neither MNIST nor we made, and are the exports the same network?
+"""Does the network read digits that are not MNIST's, and do the exports compute the same logits?
 
-Trains on MNIST with augmented images (or takes a finished run), and asks `predict` about digits of
-ten fonts that come with matplotlib: printed, photographed (turned, out of focus, unevenly lit,
-grainy), and photographed in two colours and kept as JPEG; the pictures go through files, as a
-person's do. Then writes every export, runs it by what it is for, and compares the logits of 1,000
-test images with ours. Opens the report and the page to draw on in a browser, if one is here.
+Trains on MNIST with augmented images (or loads a finished run), and lets `predict` read digits of
+matplotlib's ten fonts: printed, photographed (turned, out of focus, unevenly lit, grainy), and
+photographed in two colours and saved as JPEG. `predict` gets files, as from a user. Then the script
+writes every export, runs it with the software that it is made for, and compares the logits of 1,000
+test images with ours. If Chromium is installed, it also takes screenshots of the report and of the
+page to draw on.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/elsewhere.py [--workdir=runs/mnist]
 
-Writes results/elsewhere.{json,md} and, by the browser, results/{report,draw}.png; 2 minutes on 2
-cores.
+Writes results/elsewhere.{json,md} and results/{report,draw}.png; takes 2 minutes on 2 cores.
 """
 
 import argparse
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +30,11 @@ from lenet_jax import cli, data, export, report
 from lenet_jax.interop.pytorch import read_params
 from lenet_jax.run import loop, reading
 from lenet_jax.run import trained as runs
-from lenet_jax.run.measure import predict_logits
+from lenet_jax.run.measure import measure_run, predict_logits
 from lenet_jax.run.settings import Settings
 
-EPOCHS, COMPARED, COPIES = 5, 1000, 5  # copies of each digit and font that are photographed
-FORMS = {  # name -> (what is saved as which file, and how, of which there are so many copies)
+EPOCHS, COMPARED, COPIES = 5, 1000, 5  # COPIES: photographs per digit and font
+FORMS = {  # name -> (picture of a digit, suffix of its file, options of saving, copies)
     "printed": (lambda digit, font, rng: drawn_digits.printed(digit, font), "png", {}, 1),
     "as photographed": (drawn_digits.photographed, "png", {}, COPIES),
     "likewise in colour, JPEG": (
@@ -45,39 +44,31 @@ FORMS = {  # name -> (what is saved as which file, and how, of which there are s
 }
 
 
-def train_one(mnist: data.Dataset, folder: Path) -> Path:
-    """A run in `folder`; beside it, under a name of no machine, the folder of its data."""
-    source = os.environ.get("LENET_JAX_TEST_DATA")
-    if source:
-        (folder / "mnist").symlink_to(Path(source).resolve())
-        mnist = data.load("mnist", "mnist")
-    settings = Settings(
-        dataset="mnist", data_dir="mnist" if source else None, epochs=EPOCHS, augment=1.0
-    )
-    run = Path("runs", "mnist")
-    run.mkdir(parents=True)
-    loop.fit(loop.resolve(settings, mnist), mnist, run)
-    return run
+def train_one(mnist: data.Dataset, folder: Path) -> runs.TrainedRun:
+    folder.mkdir()
+    settings = Settings(dataset="mnist", epochs=EPOCHS, augment=1.0)
+    loop.fit(loop.resolve(settings, mnist), mnist, folder)
+    return runs.load(folder)
 
 
 def read(run: runs.TrainedRun, file: Path) -> dict[str, dict[str, list[int]]]:
-    """form -> font -> [right, asked]."""
+    """form -> font -> [pictures that are read, pictures]."""
     found = {}
-    for form, (make, suffix, how, copies) in FORMS.items():
+    for form, (make, suffix, options, copies) in FORMS.items():
         found[form], rng = {}, np.random.default_rng(0)
         for font in drawn_digits.FONTS:
             labels = np.repeat(np.arange(10), copies)
             images = []
             for digit in labels.tolist():
                 picture = file.with_suffix(f".{suffix}")
-                Image.fromarray(make(digit, font, rng)).save(picture, **how)
+                Image.fromarray(make(digit, font, rng)).save(picture, **options)
                 images.append(reading.prepare(picture, run))
             predicted = reading.predict_probs(run, images).argmax(axis=1)
             found[form][font] = [int(np.sum(predicted == labels)), len(labels)]
     return found
 
 
-# --- the exports: uint8 [N, 32, 32, 1] to logits [N, 10], each by what it was made for ---
+# --- the exports, each run with its own software: uint8 [N, 32, 32, 1] to logits [N, 10] ---
 
 
 def in_pytorch(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarray:
@@ -110,7 +101,7 @@ def in_onnxruntime(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.n
 
 def in_browser(run: runs.TrainedRun, file: Path, images: np.ndarray) -> np.ndarray:
     if browser.find() is None:
-        raise ImportError("there is no browser")
+        raise ImportError("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder, browser.started(Path(folder, "new")) as window:
         window.open(file)
         pixels = images.reshape(len(images), -1).tolist()
@@ -127,7 +118,7 @@ EXPORTS: dict[str, tuple[str, Callable]] = {
 
 
 def differences(run: runs.TrainedRun, images: np.ndarray) -> dict[str, float]:
-    """name -> the largest difference of a logit from ours, to the largest logit."""
+    """name -> the largest difference of a logit from ours, relative to the largest logit."""
     ours, found = np.asarray(predict_logits(run, images)), {}
     for name, (form, logits_in) in EXPORTS.items():
         try:
@@ -136,17 +127,21 @@ def differences(run: runs.TrainedRun, images: np.ndarray) -> dict[str, float]:
             found[name] = float(
                 np.abs(np.asarray(logits_in(run, file, images)) - ours).max() / np.abs(ours).max()
             )
-        except (ImportError, ValueError) as error:  # what is not installed has no row
+        except (ImportError, ValueError) as error:  # a missing package leaves out its row
             print(f"{name}: left out ({error})")
     return found
 
 
-def show(run: runs.TrainedRun) -> None:
-    """Takes the pictures of both pages."""
+def show(run: runs.TrainedRun, mnist: data.Dataset, folder: Path) -> None:
+    """Takes the screenshots of the report and of the page to draw on."""
+    logits = predict_logits(run, mnist.test.images)
+    shown = dataclasses.replace(run, path=Path("runs/mnist"))  # not this machine's folder
+    result = measure_run(shown, mnist, logits)
+    report_page = report.report([shown], mnist, logits, result, folder / "report")
     settings = export.ExportSettings(workdir=str(run.path), format="html")
     page = export.export(settings, lambda line: None)
-    with tempfile.TemporaryDirectory() as folder, browser.started(Path(folder, "new")) as window:
-        window.open(run.path / "report" / "index.html", 1100, 900)
+    with browser.started(folder / "new") as window:
+        window.open(report_page, 1100, 900)
         window.screenshot(path("report.png"))
         window.open(page, 1000, 900)
         drawn_digits.drag(window, drawn_digits.DRAWN[3])
@@ -159,7 +154,7 @@ def show(run: runs.TrainedRun) -> None:
 
 def table(settings: dict, read: dict, different: dict[str, float]) -> str:
     lines = [
-        f"Digits that are read, of 10 fonts (`--augment={settings['augment']:g}`, "
+        f"How many digits are read, of 10 fonts (`--augment={settings['augment']:g}`, "
         f"{settings['epochs']} epochs on MNIST):",
         "",
         "| font | " + " | ".join(read) + " |",
@@ -171,12 +166,12 @@ def table(settings: dict, read: dict, different: dict[str, float]) -> str:
     sums = [np.sum(list(fonts.values()), axis=0) for fonts in read.values()]
     totals = (f"**{right / asked:.1%}** of {asked:,}" for right, asked in sums)
     lines += ["| all | " + " | ".join(totals) + " |", ""]
-    lines += ["| exported to | largest difference from our logits |", "|---|--:|"]
+    lines += ["| exported to | largest difference of a logit |", "|---|--:|"]
     lines += [
         f"| {name} | {value:.1e} |" if value else f"| {name} | 0 |"
         for name, value in different.items()
     ]
-    lines += ["", f"Of {COMPARED:,} test images, relative to their largest logit."]
+    lines += ["", f"{COMPARED:,} test images; differences are relative to the largest logit."]
     return "\n".join(lines)
 
 
@@ -184,23 +179,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workdir", type=Path)
     arguments = parser.parse_args()
-    mnist = _mnist.load()
+    # The report shows where data come from; the path on this machine is of no interest.
+    mnist = dataclasses.replace(_mnist.load(), source="MNIST's IDX files")
     cli.enable_compilation_cache()
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.workdir:
-            run = runs.load(arguments.workdir)
-        else:
-            os.chdir(folder)  # so that the report's paths are those of no machine
-            run = runs.load(train_one(mnist, Path(folder)))
-        found = read(run, Path(folder, "digit"))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        workdir = arguments.workdir
+        run = runs.load(workdir) if workdir else train_one(mnist, folder / "run")
+        found = read(run, folder / "digit")
         different = differences(run, mnist.test.images[:COMPARED])
         if browser.find():
-            report.main(["report", f"--workdir={run.path}"])
-            page = run.path / "report" / "index.html"
-            page.write_text(page.read_text().replace(f"{folder}/", ""))
-            show(run)
-        os.chdir(before)
+            show(run, mnist, folder)
     write_json("elsewhere", {"read": found, "differences": different, "step": run.step})
     text = table(run.config["settings"], found, different)
     write_markdown("elsewhere", text)

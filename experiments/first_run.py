@@ -1,10 +1,10 @@
-"""What the README's first command prints, where MNIST is neither on the machine nor to be had.
+"""What does the README's first command print on a machine that has no MNIST and is offline?
 
     python experiments/first_run.py
 
-Writes results/first_run.md: the lines that say on what and how it trains, and how it ended. The
-command runs twice, in processes and folders of their own; the second one's is what a user sees who
-has compiled before.
+Writes results/first_run.md: the lines about data, network and optimizer, and the last two. The
+command runs twice, each time in a new process and folder; the output is the second run's, which
+finds a filled compilation cache.
 """
 
 import os

@@ -2,17 +2,17 @@
 
 Trains LeNet on 50,000 of MNIST's training images for 5 epochs (batch 64, one-cycle) with each
 optimizer over a grid of learning rates, and measures on the other 10,000. The test images are
-never read. `optimizers.DEFAULT_LEARNING_RATE` holds, of each optimizer, the smallest rate
-within 0.1 points of its best (the noise of a seed), since small rates forgive more.
+never read. `optimizers.DEFAULT_LEARNING_RATE` holds each optimizer's smallest rate within 0.1
+points of its best (the noise of a seed), because small rates diverge less often.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/learning_rates.py
 
-Prints a table and writes it to results/learning_rates.{json,md}; about 4 minutes on 2 cores.
+Prints a table and writes it to results/learning_rates.{json,md}; takes 4 minutes on 2 cores.
 """
 
 import _mnist
 import jax
-from _results import describe_machine, write_json, write_markdown
+from _results import write_json, write_markdown
 from tqdm import tqdm
 
 from lenet_jax import create_train_state, data, make_optimizer, train_epoch
@@ -30,7 +30,7 @@ EPOCHS, BATCH_SIZE, HELD_OUT, SEEDS = 5, 64, 10_000, 1
 
 
 def validation_accuracy(name: str, learning_rate: float, seed: int, mnist: data.Dataset) -> float:
-    """Of the network after the last step, on the training images it has not seen."""
+    """Accuracy after the last step, on the training images that were held out."""
     held_out, rest = _mnist.hold_out(mnist.train, HELD_OUT)
     steps = EPOCHS * (len(rest.labels) // BATCH_SIZE)
     tx = make_optimizer(name, learning_rate, schedule=make_schedule("onecycle", steps))
@@ -50,7 +50,7 @@ def main() -> None:
         accuracies = [validation_accuracy(name, rate, seed, mnist) for seed in range(SEEDS)]
         rows.append({"optimizer": name, "learning_rate": rate, "accuracies": accuracies})
         tqdm.write(f"{name:9} {rate:<7g} {sum(accuracies) / SEEDS:.2%}")
-    write_json("learning_rates", {"machine": describe_machine(), "rows": rows})
+    write_json("learning_rates", {"rows": rows})
     lines = ["| optimizer | learning rate | validation accuracy |", "|---|--:|--:|"]
     lines += [
         f"| {row['optimizer']} | {row['learning_rate']:g} | {sum(row['accuracies']) / SEEDS:.2%} |"

@@ -1,18 +1,18 @@
 """How far does LeNet-5 of 1998 get today, with error bars?
 
 The error table of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
-recognition" (1998), figure 9, beside this network's: (a) plain; (b) trained on augmented images,
-as theirs with "distortions"; (c) several networks together, as their "boosted" LeNet-4. Each row is
-the mean over seeds at the last step, trained on all 60,000 images.
+recognition" (1998), figure 9, beside this network's errors: (a) plain; (b) trained on augmented
+images, like their rows with "distortions"; (c) several networks together, like their "boosted"
+LeNet-4. Each row is the mean over seeds at the last step, trained on all 60,000 images.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/lecun1998.py --search
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/lecun1998.py
 
-The first line chooses: every candidate is trained on 50,000 of the training images and measured on
-the other 10,000 (results/lecun1998_search.{json,md}). RECIPES holds what was chosen. The second
-trains the networks of the table, and reads the 10,000 test images at its end
-(results/lecun1998.{json,md}). About 25 and 30 minutes on 2 cores. Finished slices are kept in
-runs/lecun1998 (`--folder`): started again, either goes on from there.
+The first command searches: it trains every candidate on 50,000 of the training images and measures
+it on the other 10,000 (results/lecun1998_search.{json,md}). RECIPES holds the candidates that won.
+The second command trains the networks of the table and reads the 10,000 test images at its end
+(results/lecun1998.{json,md}). They take about 25 and 30 minutes on 2 cores. Both keep finished
+slices in runs/lecun1998 (`--folder`) and continue from there when they are started again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.split import Split
 
 BATCH_SIZE, HELD_OUT, TOGETHER = 64, 10_000, 10
-# Candidates: optimizer adamw, one-cycle, batch 64; each number is one axis of a grid.
+# Candidates, all with adamw, one-cycle and batch 64; each tuple is one axis of a grid.
 SEARCH = {
     "plain": {
         "epochs": 12,
@@ -61,9 +61,9 @@ SEARCH = {
         "seeds": 3,
     },
 }
-# What the search chose: the candidate with the smallest mean held-out error, plain and distorted.
-# That it went on to longer trainings was decided when test errors of two shorter ones (20 epochs:
-# 0.51 %, 30 epochs: 0.50 %) had been read; this one's were not before its networks were trained.
+# The candidates with the smallest mean held-out error, plain and distorted. We added longer
+# training to the search after test errors of 20 and 30 epochs (0.51 and 0.50 %) had been read. The
+# test errors of these recipes were first read after their networks had been trained.
 RECIPES = {
     "plain": {
         "epochs": 12,
@@ -82,7 +82,7 @@ RECIPES = {
         "seeds": 20,
     },
 }
-FIRST_SEED = 2000  # of the table's networks, which no earlier run has trained
+FIRST_SEED = 2000  # no earlier run has trained these seeds
 LECUN = (
     ("LeNet-5", "LeCun et al. 1998", "0.95"),
     ("LeNet-5, distortions", "LeCun et al. 1998", "0.80"),
@@ -91,7 +91,7 @@ LECUN = (
 
 
 def grid(axes: dict) -> list[dict]:
-    """Every combination of an entry of SEARCH, one dictionary per network."""
+    """Every combination of the values in an entry of SEARCH, one dictionary per network."""
     cells = [{"epochs": axes["epochs"]}]
     for name in ("learning_rate", "weight_decay", "label_smoothing", "augment"):
         cells = [cell | {name: value} for cell in cells for value in axes[name]]
@@ -101,12 +101,12 @@ def grid(axes: dict) -> list[dict]:
 def train(cells: list[dict], split: Split, folder: Path, bar: tqdm) -> tuple[dict, list[float]]:
     """Parameters [N, ...] of the networks in `cells`, and the processor seconds of each.
 
-    A slice that is in `folder` already is read, not trained.
+    Slices that are already in `folder` are read from there.
     """
     parameters, seconds = [], []
     data_digest = hashlib.sha256(np.asarray(split.images).tobytes()).hexdigest()
     count = -(-len(cells) // TOGETHER)
-    for rows in np.array_split(np.arange(len(cells)), count):  # equal sizes: each compiles anew
+    for rows in np.array_split(np.arange(len(cells)), count):  # equal sizes: each size compiles
         part = [cells[i] for i in rows]
         strengths = [number for number in augment.STANDARD if number is not None]
         name = json.dumps([part, BATCH_SIZE, data_digest, strengths], sort_keys=True)
@@ -212,7 +212,7 @@ def table(mnist: data.Dataset, folder: Path) -> None:
     count = sum(total(cells, len(mnist.train.labels)) for cells in networks.values())
     with tqdm(total=count, unit="update", disable=None) as bar:
         trained = {name: train(cells, mnist.train, folder, bar) for name, cells in networks.items()}
-    # The test images, once per run of this script; see RECIPES for what had been read before it.
+    # This script reads the test images only here; RECIPES says what had been read before.
     labels = jnp.asarray(mnist.test.labels)
     rows = []
     for name, (params, seconds) in trained.items():
@@ -240,16 +240,16 @@ def table(mnist: data.Dataset, folder: Path) -> None:
         )
     lines += [
         "",
-        "All choices were made on held-out training images; that distorted training goes on for "
-        f"{RECIPES['distorted']['epochs']} epochs, after test errors of 20 and of 30 had been read "
-        "(0.51 and 0.50 %).",
+        "All choices were made on held-out training images, but the "
+        f"{RECIPES['distorted']['epochs']} epochs for distorted images only after test errors of "
+        "20 and of 30 epochs (0.51 and 0.50 %) had been read.",
     ]
     write_markdown("lecun1998", "\n".join(lines))
     print("\n".join(lines))
 
 
 def measure(log_probabilities: jax.Array, labels: jax.Array) -> dict[str, float]:
-    """Of log-probabilities [M, 10]: percent, nats per image, percent."""
+    """Errors in percent and nats per image, from log-probabilities [M, 10]."""
     return {
         "error": 100 * (1 - float(metrics.accuracy(log_probabilities, labels))),
         "log_likelihood": -float(metrics.negative_log_likelihood(log_probabilities, labels)),
@@ -259,10 +259,10 @@ def measure(log_probabilities: jax.Array, labels: jax.Array) -> dict[str, float]
 
 
 def summary(name: str, runs: list[dict], recipe: dict, seconds: float) -> dict:
-    """A row: means over `runs`, the standard deviation of the error, what one of them costs."""
+    """A row: means over `runs`, the standard deviation of the error, and the cost of one run."""
     means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
     errors = [run["error"] for run in runs]
-    sd = float(np.std(errors, ddof=1)) if len(errors) > 2 else None  # of 2 it says nothing
+    sd = float(np.std(errors, ddof=1)) if len(errors) > 2 else None  # 2 runs are too few for one
     return {
         "name": name,
         **means,

@@ -1,4 +1,4 @@
-"""Makes tutorial.ipynb from tutorial.md: a cell for each snippet, with what it is said to print.
+"""Makes tutorial.ipynb from tutorial.md: a cell per snippet, with the output that the page shows.
 
     python experiments/notebook.py
 
@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 HERE = Path(__file__).parent
 PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
 TABLE = re.compile(r"<table>\n.*?</table>\n", re.DOTALL)
-# Code, and what it prints if that is shown.
+# Code, and its output if the page shows it.
 SNIPPET = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
 INSTALL = """\
@@ -38,7 +38,7 @@ def make(page: str) -> nbformat.NotebookNode:
             source = f"# {language}\n{code.rstrip()}"
             cells.append(new_code_cell(source, outputs=outputs))
     for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"  # nbformat's own are drawn at random
+        cell["id"] = f"cell-{number}"  # nbformat's own ids are random
     # The introduction first: the cell that installs comes before the first snippet.
     cells[0], cells[1] = cells[1], cells[0]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -1,15 +1,15 @@
 """Which of the tutorial's four optimizers should I use?
 
-Each is tuned first: LeNet is trained on five sixths of MNIST's training images with every learning
-rate of a grid around its default, 2 seeds each, and measured on the other sixth (that is
-`lenet_jax.sweep`); a grid whose best rate is at its edge is continued there. Then 10 new seeds at
-the best rate on all 60,000 images, and the test images, once. 3 epochs, batch 64, one-cycle; no
-other setting is tuned.
+Each is tuned first, as `lenet_jax.sweep` does it: LeNet is trained on five sixths of MNIST's
+training images with every learning rate of a grid around the default, 2 seeds each, and measured on
+the other sixth. If the best rate is at the edge of the grid, the grid is extended there. Then 10
+new seeds are trained with the best rate on all 60,000 images, and the test images are read once.
+All runs have 3 epochs, batch 64 and one-cycle; no other setting is tuned.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/optimizers.py
 
-Writes results/optimizers.{json,md,png}; about 10 minutes on 2 cores. What is finished is kept in
-runs/optimizers: started again, it goes on from there.
+Writes results/optimizers.{json,md,png}; takes 10 minutes on 2 cores. Finished runs are kept in
+runs/optimizers, and a restarted script continues from there.
 """
 
 import json
@@ -42,7 +42,7 @@ def tune(optimizer: str, mnist: data.Dataset) -> list[dict]:
     """The settings that were tried, in order of the rate; the best lies inside the grid.
 
     Raises:
-      SystemExit: it does not after rates far from the default; then the grid is wrong.
+      SystemExit: the best rate is still at the edge of the grid after three extensions.
     """
     default = DEFAULT_LEARNING_RATE[optimizer]
     new = [factor * default for factor in grid.FACTORS]
@@ -96,7 +96,7 @@ def final(optimizer: str, rate: float, mnist: data.Dataset, bar: tqdm) -> dict:
 
 @rc_context(STYLE)
 def draw(results: list[dict]) -> Figure:
-    """The training loss, mean and band over seeds."""
+    """Training loss: mean, smallest and largest over seeds."""
     figure = Figure((8, 4.2), layout="constrained")
     axes = figure.subplots()
     ends = []
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def table(rows: list[dict], results: list[dict]) -> str:
-    """Both stages as a table, and which differences seeds do not explain."""
+    """Both stages as a table, and the differences that seeds do not explain."""
     lines = [
         "| optimizer | rates tried | best | held-out accuracy there | "
         f"test accuracy, {SEEDS} seeds | training loss at the end |",
@@ -164,8 +164,8 @@ def table(rows: list[dict], results: list[dict]) -> str:
     names = lambda chosen: ", ".join(f"{name} (p = {p[name]:.2g})" for name in chosen) or "none"
     lines += [
         "",
-        f"Highest mean: {first}. Not told apart from it at p < 0.01 (Welch's t-test over seeds): "
-        f"{names(alike)}. Behind it: {names(behind)}.",
+        f"{first} has the highest mean. By Welch's t-test over seeds at p < 0.01, these cannot be "
+        f"told apart from it: {names(alike)}; these are worse: {names(behind)}.",
     ]
     return "\n".join(lines)
 

@@ -1,19 +1,19 @@
 """How far are this package's numbers from live PyTorch's?
 
 Every comparison is made in float32 and in float64, from the same weights and inputs: the logits,
-each loss with its options (its value, and the ten gradients of the network under it), the gradients
-from a chosen cotangent together and one by one, and 50 steps of each optimizer, once with the same
-gradients for both and once in training. Beside it stands what float32 costs either side: the
-difference from PyTorch's float64. Initialisations are random and are compared as distributions
-(two-sample Kolmogorov-Smirnov).
+each loss with its options (its value, and the network's ten gradients), the gradients from a chosen
+cotangent together and one by one, and 50 steps of each optimizer, once with the same gradients on
+both sides and once in training. The tables also show what float32 costs either side: its difference
+from PyTorch's float64. Initialisations are random and are compared as distributions (two-sample
+Kolmogorov-Smirnov).
 
-The difference of two arrays is their largest difference divided by the largest number of
-PyTorch's; that of trained parameters by the longest way that a parameter of the array went.
+The difference of two arrays is their largest difference, divided by the largest absolute number in
+PyTorch's array. For trained parameters, the arrays are their changes since the start.
 
     python experiments/parity.py
 
 Prints the tables and writes them to results/parity.{json,md} (the largest difference of each kind)
-and results/parity_cases.md (every comparison); 3 minutes.
+and results/parity_cases.md (every comparison); takes 3 minutes.
 """
 
 import warnings
@@ -27,6 +27,17 @@ import optax
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from _parity_cases import (
+    BATCH,
+    LOSSES,
+    NETWORKS,
+    OPTIMIZERS,
+    STEPS,
+    loss_id,
+    optimizer_id,
+    targets_of,
+)
+from _parity_page import every_case, summary
 from _results import write_json, write_markdown
 from tqdm import tqdm
 from tutorial_net import Net, grads_of, make_net, params_of, random_batch, to_torch
@@ -35,7 +46,6 @@ from lenet_jax import LeNet, TrainState, make_optimizer, train_step
 from lenet_jax.core import losses, ops
 from lenet_jax.interop.pytorch import to_state_dict
 
-BATCH, STEPS, NETWORKS = 16, 50, 200
 OPS = (ops.conv_relu_pool, ops.conv_relu_pool_plain)
 TORCH_TYPES = {np.float32: torch.float32, np.float64: torch.float64}
 
@@ -52,40 +62,6 @@ TORCH_LOSSES = {
 }
 TAKES_LOG_PROBS = ("nll", "kl_div")
 TAKES_ONE_HOT_IN_TORCH = ("mse", "l1", "smooth_l1", "huber", "bce_with_logits")
-CLASS_WEIGHT = np.arange(1, 11) / 4
-# name, targets (see `targets_of`), options under torch's names
-LOSSES = [
-    ("mse", "normal", {}),
-    ("mse", "labels", {}),
-    ("mse", "normal", {"reduction": "sum"}),
-    ("l1", "normal", {}),
-    ("l1", "labels", {}),
-    ("smooth_l1", "normal", {}),
-    ("smooth_l1", "normal", {"beta": 0.25}),
-    ("smooth_l1", "normal", {"beta": 0.0}),
-    ("huber", "normal", {}),
-    ("huber", "labels", {"delta": 0.25}),
-    ("cross_entropy", "labels", {}),
-    ("cross_entropy", "labels", {"reduction": "sum"}),
-    ("cross_entropy", "labels", {"label_smoothing": 0.1}),
-    ("cross_entropy", "labels", {"weight": CLASS_WEIGHT}),
-    ("cross_entropy", "labels", {"weight": CLASS_WEIGHT, "label_smoothing": 0.25}),
-    ("cross_entropy", "labels", {"ignore_index": 4}),
-    ("cross_entropy", "probabilities", {}),
-    ("cross_entropy", "probabilities", {"weight": CLASS_WEIGHT, "label_smoothing": 0.25}),
-    ("nll", "labels", {}),
-    ("nll", "labels", {"weight": CLASS_WEIGHT, "ignore_index": 4}),
-    ("bce_with_logits", "labels", {}),
-    ("bce_with_logits", "probabilities", {}),
-    ("bce_with_logits", "probabilities", {"pos_weight": CLASS_WEIGHT}),
-    ("bce_with_logits", "probabilities", {"weight": CLASS_WEIGHT}),
-    ("kl_div", "probabilities", {}),
-    ("kl_div", "probabilities", {"reduction": "batchmean"}),
-    ("kl_div", "log-probabilities", {"log_target": True}),
-    ("multi_margin", "labels", {}),
-    ("multi_margin", "labels", {"p": 2, "margin": 0.75}),
-    ("multi_margin", "labels", {"weight": CLASS_WEIGHT}),
-]
 
 TORCH_OPTIMIZERS = {
     "sgd": torch.optim.SGD,
@@ -94,47 +70,8 @@ TORCH_OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-# name, learning rate, settings under torch's names
-OPTIMIZERS = [
-    ("sgd", 0.05, {}),
-    ("sgd", 0.01, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
-    ("nesterov", 0.02, {}),
-    ("adam", 1e-3, {}),
-    ("adam", 1e-3, {"betas": (0.8, 0.95), "weight_decay": 0.01}),
-    ("adamw", 1e-3, {}),
-    ("rmsprop", 1e-3, {}),
-    ("rmsprop", 1e-3, {"momentum": 0.9, "centered": True}),
-]
 
 Results = dict[str, Any]  # case -> array or tree of arrays
-
-
-def options_text(options: dict[str, Any]) -> str:
-    shown = {
-        key: "..." if isinstance(value, np.ndarray) else value for key, value in options.items()
-    }
-    return "".join(f", {key}={value}" for key, value in shown.items())
-
-
-def loss_id(case: tuple) -> str:
-    name, targets, options = case
-    return f"{name}({targets}{options_text(options)})"
-
-
-def optimizer_id(case: tuple) -> str:
-    name, rate, settings = case
-    return f"{name}({rate}{options_text(settings)})"
-
-
-def targets_of(kind: str) -> np.ndarray:
-    """Numbers of float32, so that both precisions see the same."""
-    rng = np.random.default_rng(3)
-    if kind == "labels":
-        return rng.integers(0, 10, BATCH)
-    if kind == "normal":
-        return np.float32(rng.standard_normal((BATCH, 10)))
-    probabilities = rng.dirichlet(np.ones(10), BATCH)
-    return np.float32(np.log(probabilities) if kind == "log-probabilities" else probabilities)
 
 
 def typed(dtype: type, array: Any) -> Any:
@@ -143,7 +80,7 @@ def typed(dtype: type, array: Any) -> Any:
     return array.astype(dtype) if is_float else array
 
 
-# --- what PyTorch says, and below it, in the same order, what we say
+# --- PyTorch's results, and below each of them ours, in the same order
 
 
 def torch_loss(case: tuple, logits: torch.Tensor, dtype: type) -> torch.Tensor:
@@ -155,7 +92,7 @@ def torch_loss(case: tuple, logits: torch.Tensor, dtype: type) -> torch.Tensor:
     predictions = F.log_softmax(logits, 1) if name in TAKES_LOG_PROBS else logits
     options = {key: tensor(value) for key, value in options.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the mean of kl_div is not the mathematical one
+        warnings.simplefilter("ignore")  # it warns that kl_div's mean is not the mathematical one
         return TORCH_LOSSES[name](predictions, targets, **options)
 
 
@@ -187,7 +124,7 @@ def our_gradients(dtype: type, cases: list[tuple], op: Any) -> Results:
     params = params_of(make_net(1, TORCH_TYPES[dtype]))
     images = typed(dtype, random_batch(2, BATCH)[0])
 
-    @jax.jit  # the network is compiled once; each loss hands it a cotangent
+    @jax.jit  # compiles the network once; each loss provides a cotangent
     def pull_back(params: Any, cotangent: jax.Array) -> Any:
         return jax.vjp(
             lambda params: LeNet(conv_relu_pool=op).apply({"params": params}, images), params
@@ -211,7 +148,7 @@ def torch_optimizer(case: tuple, net: Net) -> torch.optim.Optimizer:
 
 
 def torch_training(case: tuple, dtype: type) -> tuple[Any, list[Any]]:
-    """The parameters' way in STEPS steps, and each step's gradients."""
+    """How far the parameters moved in STEPS steps, and each step's gradients."""
     net = make_net(8, TORCH_TYPES[dtype])
     start, optimizer, gradients = params_of(net), torch_optimizer(case, net), []
     for step in range(STEPS):
@@ -225,7 +162,7 @@ def torch_training(case: tuple, dtype: type) -> tuple[Any, list[Any]]:
 
 
 def torch_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
-    """The parameters' way with given gradients."""
+    """How far the parameters moved with these gradients."""
     net = make_net(8, TORCH_TYPES[dtype])
     start, optimizer = params_of(net), torch_optimizer(case, net)
     for grads in gradients:
@@ -271,7 +208,7 @@ def our_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The largest difference, relative to the largest number of its array, over all arrays."""
+    """The largest difference over all arrays, relative to the largest number of its array."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return max(float(np.abs(np.asarray(a) - b).max() / np.abs(b).max()) for a, b in pairs)
 
@@ -282,7 +219,7 @@ def by_array(tree: dict[str, dict[str, Any]]) -> Results:
 
 
 def compare(ours: dict[type, Results], theirs: dict[type, Results]) -> dict[str, dict[str, float]]:
-    """Case -> the difference in either precision, and of either's float32 to PyTorch's float64."""
+    """Case -> the difference in each precision, and each float32's from PyTorch's float64."""
     return {
         case: {
             "float32": difference(ours[np.float32][case], theirs[np.float32][case]),
@@ -295,7 +232,7 @@ def compare(ours: dict[type, Results], theirs: dict[type, Results]) -> dict[str,
 
 
 def compare_gradients(op: Any, cases: list[tuple]) -> dict[str, dict[str, float]]:
-    """Logits, each loss and its ten gradients, these one by one, the chosen cotangent."""
+    """Compares logits, each loss with its gradients, and the chosen cotangent's gradients."""
     ours, theirs = {}, {}
     for dtype in TORCH_TYPES:
         with jax.enable_x64(dtype == np.float64):
@@ -310,7 +247,7 @@ def compare_gradients(op: Any, cases: list[tuple]) -> dict[str, dict[str, float]
 
 
 def compare_training(case: tuple) -> dict[str, dict[str, float]]:
-    """Fed with the same gradients, and each with the gradients of the network that it trains."""
+    """Compares steps with the same gradients, and steps in which each side trains its network."""
     with jax.enable_x64(True):
         recorded = torch_training(case, np.float64)[1]
     gradients = jax.tree.map(np.float32, recorded)
@@ -330,10 +267,10 @@ def compare_training(case: tuple) -> dict[str, dict[str, float]]:
 
 
 def compare_initialisation() -> dict[str, dict[str, float]]:
-    """Array -> the largest number of ours and of PyTorch's in units of 1/√fan_in, and p."""
+    """Array -> both sides' largest number in units of 1/√fan_in, and p."""
     init = jax.jit(jax.vmap(lambda key: LeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]))
     ours = by_array(jax.device_get(init(jax.random.split(jax.random.key(0), NETWORKS))))
-    torch.manual_seed(0)  # one stream of numbers, not the beginnings of many
+    torch.manual_seed(0)  # all networks from one random stream
     theirs = [by_array(params_of(Net())) for _ in range(NETWORKS)]
     rows = {}
     for name, array in ours.items():
@@ -346,95 +283,6 @@ def compare_initialisation() -> dict[str, dict[str, float]]:
             "p": float(scipy.stats.ks_2samp(one, other, method="asymp").pvalue),
         }
     return rows
-
-
-# --- the tables
-
-
-COLUMNS = ("float32", "float64", "our rounding", "its rounding")
-
-
-def row(name: str, cells: dict[str, float], *more: str) -> str:
-    numbers = (f"{cells[key]:.1e}" if cells[key] else "0" for key in COLUMNS)
-    return " | ".join(["", name, *more, *numbers, ""]).strip()
-
-
-def largest(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {key: max(cells[key] for cells in rows) for key in rows[0]}
-
-
-def summary(
-    gradients: dict[str, dict[str, dict[str, float]]],
-    training: dict[str, dict[str, float]],
-    initialisation: dict[str, dict[str, float]],
-) -> str:
-    def of(cases: dict[str, Any], prefix: str, suffix: str = "") -> tuple[str, dict[str, float]]:
-        found = [
-            cells
-            for name, cells in cases.items()
-            if name.startswith(prefix) and name.endswith(suffix)
-        ]
-        return str(len(found)), largest(found)
-
-    one, other = gradients.values()
-    both = {name: largest([one[name], other[name]]) for name in one}
-    lines = [
-        "Largest relative difference from live PyTorch over the cases of a row; `conv_relu_pool` "
-        "and its reference implementation both count. The last two columns are what float32 costs "
-        "either of us: the difference from PyTorch's float64. In training, rounding can move an "
-        "activation across the kink of a ReLU or another pixel to the maximum, with us or with "
-        "PyTorch, and RMSprop and Adam make a full step of the smallest gradient; with the same "
-        "gradients only the optimizers differ.",
-        "",
-        f"| compared | cases | {' | '.join(COLUMNS)} |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    count, cells = of(both, "logits")
-    lines.append(row(f"logits of {BATCH} images", cells, count))
-    for name in TORCH_LOSSES:
-        count, cells = of(both, f"{name}(", "value")
-        lines.append(row(f"`{name}`: value", cells, count))
-        count, cells = of(both, f"{name}(", "ten gradients")
-        lines.append(row(f"`{name}`: ten gradients", cells, count))
-    count, cells = of(both, "chosen cotangent: ten")
-    lines.append(row("gradients from a chosen cotangent", cells, count))
-    for part in ("same gradients", "training"):
-        for name in TORCH_OPTIMIZERS:
-            count, cells = of(training, f"{name}(", part)
-            lines.append(row(f"`{name}`: {STEPS} steps, {part}", cells, count))
-    smallest = min(cells["p"] for cells in initialisation.values())
-    lines += [
-        "",
-        f"Initialisation of the ten arrays, {NETWORKS} networks each: the smallest p of the "
-        f"Kolmogorov-Smirnov tests is {smallest:.2f}.",
-    ]
-    return "\n".join(lines)
-
-
-def every_case(
-    gradients: dict[str, dict[str, dict[str, float]]],
-    training: dict[str, dict[str, float]],
-    initialisation: dict[str, dict[str, float]],
-) -> str:
-    header = f"| compared | {' | '.join(COLUMNS)} |\n|---|---:|---:|---:|---:|"
-    lines = ["Relative differences from live PyTorch, case by case."]
-    for op, cases in gradients.items():
-        lines += ["", f"With `{op}`:", "", header]
-        lines += [row(name, cells) for name, cells in cases.items()]
-    lines += ["", f"{STEPS} steps, relative to the way travelled:", "", header]
-    lines += [row(name, cells) for name, cells in training.items()]
-    lines += [
-        "",
-        f"Initialisation, {NETWORKS} networks each; the largest number in units of 1/√fan_in:",
-        "",
-        "| array | ours | PyTorch | p |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, cells in initialisation.items():
-        lines.append(
-            f"| {name} | {cells['ours']:.6f} | {cells['pytorch']:.6f} | {cells['p']:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Do many networks trained at once train as fast, each, as one alone?
+"""How does the number of networks that train together affect the total speed?
 
-`population.train_steps` for 1, 2, 4, 8 and 16 networks with an order of their own, adam, batch 64,
-in turn; once with augmented images. One alone is computed by all cores together; of several, each
-core has its own.
+Times `population.train_steps` for 1, 2, 4, 8 and 16 networks in turn (adam, batch 64, each network
+with its own order of the images), then the same with augmented images. All cores together compute a
+single network; of several networks, each core trains its own.
 
     python experiments/populations.py
 
-Prints a table and writes it to results/populations.{json,md}; 4 minutes on 2 cores.
+Prints a table and writes it to results/populations.{json,md}; takes 4 minutes on 2 cores.
 """
 
 import time
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _results import write_json, write_markdown
-from throughput import ratio
+from _throughput_page import ratio
 
 from lenet_jax import cli, data
 from lenet_jax.core import population
@@ -23,11 +23,11 @@ from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.sharding import make_member_mesh, replicate, shard
 
 NUMBERS, BATCH_SIZE, EXAMPLES, ROUNDS = (1, 2, 4, 8, 16), 64, 6400, 9
-UPDATES = 480  # of all networks together, between two looks at the clock
+UPDATES = 480  # per measurement, over all networks
 
 
 def speeds_of(amount: float | None) -> dict[str, list[float]]:
-    """Network-images per second of each number of networks, round by round."""
+    """Number of networks -> network-images per second, round by round."""
     images = jax.random.randint(jax.random.key(0), (EXAMPLES, 32, 32, 1), 0, 256).astype(jnp.uint8)
     split = data.Split(images, jnp.arange(EXAMPLES) % 10, 0.1307, 0.3081)
     runs = {}
@@ -46,7 +46,7 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
                 states, members, replicated, orders, 0, 0, UPDATES // number, mesh=mesh
             )
             runs[number][-1] = jax.block_until_ready(states)
-            if round_number:  # the first one compiles
+            if round_number:  # the first round compiles
                 elapsed = time.perf_counter() - started
                 speeds[str(number)].append(UPDATES * BATCH_SIZE / elapsed)
     return speeds
@@ -56,7 +56,7 @@ def main() -> None:
     cli.make_cores_devices()
     found = {"plain": speeds_of(None), "augmented": speeds_of(1.0)}
     lines = [
-        "| networks | network-images/s | to one alone | quartiles |",
+        "| networks | network-images/s | ratio to one | quartiles |",
         "|---|--:|--:|---|",
     ]
     for kind, speeds in found.items():

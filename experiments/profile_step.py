@@ -1,10 +1,10 @@
-"""Where a training step's time goes: each piece of it on one core, against the core's peak.
+"""Where does a training step spend its time? Each piece on one core, against the core's peak.
 
     python experiments/profile_step.py [--isa=avx2]
 
-FLOP are those of the arithmetic as it is usually written, gradients as dense as their convolutions;
-the peak is a matrix product of 1,024 x 1,024 in the same process. Then the memory that a step needs
-for a while at the batch size beyond which glibc would give it back after each step.
+FLOP are counted for the usual arithmetic, with gradients as dense as their convolutions; the peak
+is a matrix product of 1,024 x 1,024 in the same process. The last line is the temporary memory of a
+step with LARGE_BATCH images, beyond which glibc would return memory to the system at each step.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CONV1, CONV2 = 28 * 28 * 6 * 25, 10 * 10 * 16 * 150
 
 
 def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
-    """A call of each piece, compiled, and its FLOP per image."""
+    """Piece -> a call of it, compiled, and its FLOP per image."""
     import jax
     import jax.numpy as jnp
 
@@ -91,7 +91,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
             f"{name} {piece}": (call, 2 * count)
             for name, calls, count in (("conv1", conv1, CONV1), ("conv2", conv2, CONV2))
             for piece, call in calls.items()
-            if (name, piece) != ("conv1", "input gradient")  # nobody asks for it
+            if (name, piece) != ("conv1", "input gradient")  # a training step does not need it
         },
         "dense layers, forward and backward": (dense(), 3 * 2 * DENSE),
         "a training step, adam": (whole_step(), 2 * (2 * CONV1 + 3 * CONV2 + 3 * DENSE)),
@@ -99,7 +99,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
 
 
 def temporary_memory() -> int:
-    """Of a training step of LARGE_BATCH images, in bytes, as the compiler plans it."""
+    """Bytes that the compiler plans for a training step of LARGE_BATCH images."""
     import jax
     import jax.numpy as jnp
 
@@ -149,7 +149,7 @@ def main() -> None:
             f"{row['gflop_per_s'] / peak:.0%} |"
         )
     memory = temporary_memory() / 1e6
-    lines += ["", f"A step of {LARGE_BATCH:,} images needs {memory:.1f} MB for a while."]
+    lines += ["", f"A step of {LARGE_BATCH:,} images needs {memory:.1f} MB of temporary memory."]
     name = "profile_step" + (f"_{arguments.isa}" if arguments.isa else "")
     _results.write_json(name, {"batch": BATCH, "rows": rows, "temporary_megabytes": memory})
     _results.write_markdown(name, "\n".join(lines))

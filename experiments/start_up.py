@@ -1,30 +1,30 @@
-"""How long from the start of the process to the end of the first training steps, and what takes it?
+"""How long does a process take from its start to the first training steps, and for what?
 
-Runs `python -m lenet_jax.train` on MNIST with a warm compilation cache, in processes of their own,
-and stops each when its progress bar first moves (a twentieth of an epoch: 47 steps, 0.05 s). What
-JAX traced, lowered and compiled or loaded by then is listed by function, as `jax.monitoring` tells
-it. With --against=CHECKOUT another checkout of the project takes turns with this one.
+Runs `python -m lenet_jax.train` on MNIST with a warm compilation cache, each time in a new process,
+and stops it when its progress bar first moves (a twentieth of an epoch: 47 steps, 0.05 s). From
+`jax.monitoring` it lists, by function, the time for tracing, lowering, and compiling or loading.
+With --against=CHECKOUT, another checkout of the project takes turns with this one.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/start_up.py [--against=path/to/checkout]
 
-Writes results/start_up.{json,md}; about a minute.
+Writes results/start_up.{json,md}; takes a minute.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
+import _worker
+
 RUNS = 11
-DATA = os.environ.get("LENET_JAX_TEST_DATA", "")
 HERE = Path(__file__).resolve().parent.parent
-PARTS = {  # of jax.monitoring's events
+PARTS = {  # jax.monitoring's event -> our name
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
     "/jax/core/compile/backend_compile_duration": "compile or load",
@@ -32,7 +32,7 @@ PARTS = {  # of jax.monitoring's events
 
 
 def worker(started: float, workdir: str) -> None:
-    """Prints the seconds of each phase as JSON and ends the process with the first steps done."""
+    """Prints the seconds of each phase as JSON; ends the process after the first steps."""
     import jax
     import tqdm
 
@@ -53,22 +53,16 @@ def worker(started: float, workdir: str) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(record)
     tqdm.tqdm.update = first_update
-    flags = ["--dataset=mnist", f"--data_dir={DATA}", f"--workdir={workdir}"]
+    flags = ["--dataset=mnist", f"--data_dir={_worker.mnist_folder()}", f"--workdir={workdir}"]
     lenet_jax.train.main(["train", *flags])
 
 
 def start(checkout: Path, cache: str) -> dict:
-    """Runs a worker with the code of `checkout`; its clock starts here."""
+    """Runs a worker with the code of `checkout`; the clock starts here."""
     environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     environment |= {"XDG_CACHE_HOME": cache, "PYTHONPATH": str(checkout)}
     with tempfile.TemporaryDirectory() as workdir:
-        flags = ["--worker", repr(time.time()), workdir]
-        done = subprocess.run(
-            [sys.executable, __file__, *flags], env=environment, capture_output=True, text=True
-        )
-    if done.returncode:
-        raise SystemExit(f"{checkout} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+        return _worker.run(__file__, ["--worker", repr(time.time()), workdir], environment)
 
 
 def main() -> None:
@@ -77,12 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", type=Path)
     against = parser.parse_args().against
-    if not Path(DATA).is_dir() or not DATA:
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    _worker.mnist_folder()
     checkouts = {"now": HERE} | ({"before": against.resolve()} if against else {})
     runs: dict[str, list[dict]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(-2, RUNS):  # two to fill the caches, then all in turn
+        for number in range(-2, RUNS):  # two rounds fill the caches
             for name, checkout in checkouts.items():
                 run = start(checkout, str(Path(folder, name)))
                 if number >= 0:
@@ -94,7 +87,7 @@ def main() -> None:
         f"| seconds | {' | '.join(checkouts)} |",
         f"|---|{'--:|' * len(checkouts)}",
     ]
-    phases = {"imports": "until all is imported", "first steps": "until the first steps are done"}
+    phases = {"imports": "imports", "first steps": "to the end of the first steps"}
     for phase, label in phases.items():
         row = [statistics.median(run["seconds"][phase] for run in runs[name]) for name in runs]
         lines.append(f"| **{label}** | {' | '.join(f'**{seconds:.2f}**' for seconds in row)} |")
@@ -106,7 +99,10 @@ def main() -> None:
             lines.append(f"| {part} | {' | '.join(f'{seconds:.2f}' for seconds in row)} |")
     if against:
         ratios = [total(a) / total(b) for a, b in zip(runs["now"], runs["before"], strict=True)]
-        lines += ["", f"Now takes {statistics.median(ratios):.2f} times as long as before."]
+        lines += [
+            "",
+            f"The start now takes {statistics.median(ratios):.2f} times as long as before.",
+        ]
     print("\n".join(lines))
     write_json("start_up", {"runs": runs})
     write_markdown("start_up", "\n".join(lines))

@@ -1,18 +1,18 @@
-"""How long from the start of the process until LeNet reads 99.0 % of MNIST's test images?
+"""How long does a process take from its start until LeNet reads 99.0 % of MNIST's test images?
 
-Ours and PyTorch's, with the same network, loss, batch size, optimizer (adam) and one-cycle
-schedule; PyTorch is eager and channels-last, its adam fused, and imports nothing of JAX. The recipe
-is the best of `--search`, which trains on 50,000 of the training images and measures on the other
-10,000. The clock starts before the interpreter does, and stops after the first epoch at whose end
-the test accuracy is 99.0 % or more; reading MNIST's files, imports, compilation and the evaluations
-are all in it. Cold means an empty compilation cache, warm a filled one; PyTorch has no such cache
-and one row.
+Compares ours with PyTorch, with the same network, loss, batch size, optimizer (adam) and one-cycle
+schedule; PyTorch runs eager and channels-last with its fused adam, and does not import JAX. The
+recipe is the best of `--search`, which trains on 50,000 of the training images and measures on the
+other 10,000. The clock starts before the interpreter, and stops after the first epoch that ends
+with a test accuracy of 99.0 % or more; it includes imports, compilation, evaluation and the reading
+of MNIST's files. Cold means an empty compilation cache, warm a filled one; PyTorch has no such
+cache.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/time_to_accuracy.py [--search]
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/time_to_accuracy.py --isa=avx2
 
-Writes results/time_to_accuracy[_avx2].{json,md}; about 9 minutes on 2 cores. With --isa both sides
-are held to these instructions.
+Writes results/time_to_accuracy[_avx2].{json,md}; takes 9 minutes on 2 cores. --isa holds both sides
+to these instructions.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,11 +31,11 @@ from functools import partial
 from pathlib import Path
 
 import _isa
+import _worker
 
 TARGET, SEEDS = 0.99, 20
 BATCH_SIZE, EPOCHS, LEARNING_RATE, LABEL_SMOOTHING = 64, 2, 6e-3, 0.1
 PARTS = ("train", "t10k")
-DATA = os.environ.get("LENET_JAX_TEST_DATA", "")
 
 
 def ours(seed: int, started: float) -> dict:
@@ -49,11 +48,11 @@ def ours(seed: int, started: float) -> dict:
     from lenet_jax.core.optimizers import make_schedule
     from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 
-    gc.freeze()  # what was imported is no garbage: tracing is a tenth faster unwatched
+    gc.freeze()  # exclude imported objects from collection: tracing is a tenth faster
     cli.enable_compilation_cache()
     cli.make_cores_devices()
-    with ThreadPoolExecutor(1) as pool:  # the files are read while the network is made
-        loading = pool.submit(data.load, "mnist", DATA)
+    with ThreadPoolExecutor(1) as pool:  # reads the files while the network is created
+        loading = pool.submit(data.load, "mnist", _worker.mnist_folder())
         schedule = make_schedule("onecycle", EPOCHS * (60_000 // BATCH_SIZE))
         loss_fn = partial(losses.cross_entropy, label_smoothing=LABEL_SMOOTHING)
         key = jax.random.key(seed)
@@ -83,15 +82,15 @@ def pytorch(seed: int, started: float) -> dict:
     torch.manual_seed(seed)
 
     def read(name: str, head: int) -> torch.Tensor:
-        (file,) = Path(DATA).glob(f"{name}*")
+        (file,) = Path(_worker.mnist_folder()).glob(f"{name}*")
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         return torch.from_numpy(np.frombuffer(content, np.uint8, offset=head).copy())
 
     x, test_x = (F.pad(read(f"{part}-images", 16).view(-1, 1, 28, 28), (2,) * 4) for part in PARTS)
     y, test_y = (read(f"{part}-labels", 8).long() for part in PARTS)
-    mean, std = 0.1307, 0.3081  # of the training images, as PyTorch's own example has them
+    mean, std = 0.1307, 0.3081  # the training images', as in PyTorch's own example
     normalize = lambda images: ((images.float() / 255 - mean) / std).to(memory_format=layout)
-    layout = torch.channels_last  # the fastest of those in throughput.py, as is the fused adam
+    layout = torch.channels_last  # with the fused adam the fastest form in throughput.py
     net = Net().to(memory_format=layout)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
     steps = len(y) // BATCH_SIZE
@@ -115,25 +114,19 @@ def pytorch(seed: int, started: float) -> dict:
 
 
 def start(worker: str, seed: int, cache: str) -> dict:
-    """Runs a worker in a process of its own; its clock starts here."""
+    """Runs a worker in a new process; the clock starts here."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    flags = [worker, str(seed), repr(time.time())]
-    done = subprocess.run(
-        [sys.executable, __file__, *flags], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{worker}, seed {seed} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return _worker.run(__file__, [worker, str(seed), repr(time.time())], environment)
 
 
 def until_target(run: dict) -> float:
-    """Seconds; endless if the accuracy was missed, which medians over seeds then count as such."""
+    """Seconds until the target; infinite if the run missed it, for the medians."""
     return run["seconds"] if run["accuracies"][-1] >= TARGET else math.inf
 
 
 def ratios(runs: dict[str, list[dict]]) -> dict[str, float]:
-    """How many times as long as ours PyTorch takes: the median over seeds."""
+    """Seconds of PyTorch over ours: the median over seeds."""
     pairs = {name: zip(runs["PyTorch"], runs[name], strict=True) for name in runs if "ours" in name}
     return {
         name: statistics.median(until_target(theirs) / until_target(mine) for theirs, mine in pair)
@@ -148,7 +141,7 @@ def compare(isa: str | None) -> None:
     runs: dict[str, list] = {"ours, warm": [], "ours, cold": [], "PyTorch": []}
     with tempfile.TemporaryDirectory() as warm:
         start("ours", 99, warm)
-        for seed in tqdm(range(SEEDS), disable=None):  # the three in turn, as the machine drifts
+        for seed in tqdm(range(SEEDS), disable=None):  # in turn, because the machine's speed drifts
             runs["ours, warm"].append(start("ours", seed, warm))
             with tempfile.TemporaryDirectory() as cold:
                 runs["ours, cold"].append(start("ours", seed, cold))
@@ -158,7 +151,7 @@ def compare(isa: str | None) -> None:
         f"{LEARNING_RATE:g}, label smoothing {LABEL_SMOOTHING:g}, {EPOCHS} epochs at most, "
         f"{SEEDS} seeds.",
         "",
-        "| | reached | seconds, median | seconds, each |",
+        "| | reached | seconds, median | seconds of each run |",
         "|---|--:|--:|---|",
     ]
     for name, results in runs.items():
@@ -177,7 +170,7 @@ def compare(isa: str | None) -> None:
 
 
 def search() -> None:
-    """Held-out accuracy of recipes, trained on 50,000 images; the test images are not read."""
+    """Measures recipes on held-out images after training on 50,000; reads no test images."""
     import _mnist
     import jax
     import numpy as np
@@ -230,7 +223,6 @@ if __name__ == "__main__":
     parser.add_argument("--search", action="store_true", help="choose the recipe")
     parser.add_argument("--isa", choices=_isa.VARIABLES)
     arguments = parser.parse_args()
-    if not DATA or not Path(DATA).is_dir():
-        raise SystemExit("LENET_JAX_TEST_DATA does not name a folder with MNIST's IDX files")
+    _worker.mnist_folder()
     _isa.restart_with(arguments.isa)
     search() if arguments.search else compare(arguments.isa)

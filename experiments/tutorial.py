@@ -1,12 +1,12 @@
 """PyTorch's "Neural Networks" tutorial, step by step and in its order, in JAX.
 
-Prints at each step what the tutorial prints there. The random numbers come from fixed keys, so
-every run prints the same; tests/test_tutorial.py lets live PyTorch compute them again from the same
+Each step prints what the tutorial prints there. The random numbers come from fixed keys, so every
+run prints the same; tests/test_tutorial.py has live PyTorch compute the numbers again from the same
 weights. tutorial.md shows both languages side by side.
 
     python experiments/tutorial.py | tee experiments/results/tutorial.txt
 
-About a minute on 2 cores, most of it compiling. It trains on the digits and needs no network.
+Takes a minute on 2 cores, mostly for compiling. It trains on the digits and runs offline.
 """
 
 from itertools import groupby
@@ -27,7 +27,7 @@ LEARNING_RATES = {"sgd": 0.01, "nesterov": 0.01, "adam": 0.001, "rmsprop": 0.001
 EPOCHS = 10
 
 model = LeNet()
-# Ten arrays of random numbers compile for 7 s with all optimisations, with these for 2.
+# Ten arrays of random numbers compile in 2 s at this optimisation level, in 7 s at the default.
 init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 1})
 
 
@@ -81,7 +81,7 @@ def random_cotangent() -> jax.Array:
 
 
 def pull_back_a_random_cotangent(params: Any, image: jax.Array) -> None:
-    """3.1: nothing to clear, then `out.backward(torch.randn(1, 10))`."""
+    """3.1: `out.backward(torch.randn(1, 10))`; there is nothing to clear first."""
     cotangent = random_cotangent()
     _, pull_back = jax.vjp(lambda params: forward(params, image), params)
     (once,) = pull_back(cotangent)
@@ -94,15 +94,15 @@ def pull_back_a_random_cotangent(params: Any, image: jax.Array) -> None:
 
 def compute_the_loss(params: Any, image: jax.Array) -> jax.Array:
     """3.2: mean squared error against a random target."""
-    target = jax.random.normal(jax.random.key(2), (1, 10))  # of the output's shape, as [10] is not
+    target = jax.random.normal(jax.random.key(2), (1, 10))  # [10] would not have the output's shape
     print(f"MSE loss {loss_of(params, image, target):.4f}")
     return target
 
 
 # --- 3.2: the graph behind the loss
 
-# The primitives that JAX records for the tutorial's operations. An "add" is the bias of the layer
-# before it; the last four together are the mean of the squared differences.
+# The primitives that JAX records for the tutorial's operations. An "add" adds the bias of the
+# preceding layer; the last four together are the mean of the squared differences.
 TUTORIALS_NAMES = {
     "conv_general_dilated": "conv2d",
     "relu": "relu",
@@ -117,13 +117,13 @@ TUTORIALS_NAMES = {
 
 
 def primitive(equation: JaxprEqn) -> str:
-    if equation.primitive.name == "custom_jvp_call":  # around relu, which brings its own rule
+    if equation.primitive.name == "custom_jvp_call":  # relu has its own gradient rule
         return primitive(equation.params["call_jaxpr"].eqns[0])
     return equation.params["name"] if equation.primitive.name == "jit" else equation.primitive.name
 
 
 def backwards(jaxpr: Jaxpr, image: Var) -> list[JaxprEqn]:
-    """The equations on the way from the result back to `image`."""
+    """The equations on the path from the result back to `image`."""
     made_by = {}  # what depends on the image -> the equation that computes it
     for equation in jaxpr.eqns:
         if any(source is image or source in made_by for source in variables(equation)):
@@ -140,8 +140,8 @@ def variables(equation: JaxprEqn) -> list[Var]:
 
 
 def walk_the_graph(params: Any, image: jax.Array, target: jax.Array) -> None:
-    """3.2: the tutorial follows `loss.grad_fn.next_functions`; here it is the traced program."""
-    # Plain layers show their operations; those of `model` may be one piece with its own gradient.
+    """3.2: the tutorial follows `loss.grad_fn.next_functions`; JAX has the traced program."""
+    # `model` may compute a layer as one operation with its own gradient; `plain` shows each step.
     plain = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 
     def plain_loss(image: jax.Array, params: Any, target: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The judge: the network of PyTorch's tutorial, in PyTorch, and its weights as ours."""
+"""The network of PyTorch's tutorial, in PyTorch: tests and experiments compare ours with it."""
 
 import numpy as np
 import torch
@@ -25,13 +25,13 @@ class Net(nn.Module):
 
 
 def make_net(seed: int, dtype: torch.dtype = torch.float32, *sizes: int) -> Net:
-    """A `Net(*sizes)`: the tutorial's without."""
+    """A seeded `Net(*sizes)`; without sizes, the tutorial's."""
     torch.manual_seed(seed)
     return Net(*sizes).to(dtype)
 
 
 def params_of(net: Net) -> dict:
-    # Not above: time_to_accuracy.py times a process that has nothing of JAX.
+    # Imported here because time_to_accuracy.py times a process that must not import JAX.
     from lenet_jax.interop.pytorch import from_state_dict
 
     return from_state_dict(net.state_dict())

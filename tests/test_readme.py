@@ -24,6 +24,20 @@ def test_every_block_of_results_is_its_file(page):
     assert readme.with_results(PAGES[page]) == PAGES[page]
 
 
+def test_the_cases_of_parity_are_counted_as_in_their_table():
+    table = readme.HERE.joinpath("results", "parity.md").read_text()
+    rows = re.findall(r"^\| (.*?) \| (\d+) \|", table, re.MULTILINE)
+    assert rows
+
+    def count(words: str) -> int:
+        return sum(int(n) for name, n in rows if words in name)
+
+    steps, same = count("steps"), count("steps, same gradients")
+    counts = [count("") - steps, same, steps - same]
+    shown = re.findall(r"^\| [^|]+ \| (\d+) \|", readme.parity(), re.MULTILINE)
+    assert [int(n) for n in shown] == counts
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_each_python_block_runs_and_prints_what_it_says(page):
     namespace: dict = {}
