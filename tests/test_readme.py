@@ -89,6 +89,6 @@ def test_the_drawn_cases_are_as_many_as_they_are_said_to_be():
     count = lambda file: sum(drawn(file))
     assert (
         f"{count('data/test_idx'):,} IDX files, {count('test_cli')} command lines, "
-        f"{count('run/test_checkpoint')} checkpoint metadata, {count('run/test_folder')} "
+        f"{count('run/test_checkpoint')} checkpoints, {count('run/test_folder')} "
         f"`config.json`, {count('run/test_log')} `metrics.jsonl`"
     ) in ALL
