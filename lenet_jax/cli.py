@@ -62,6 +62,7 @@ def setting(
     choices: Sequence[str] = (),
     *,
     valid: Valid | None = None,
+    missing: str = "",
     affects_results: bool = True,
     positional: bool = False,
 ) -> Any:
@@ -70,6 +71,7 @@ def setting(
     Args:
       default: None means that the command decides.
       choices: the names that may be given; `valid` says the same of a number. See `check`.
+      missing: what to give, for the message if the setting is None or empty and must not be.
       affects_results: whether a run's numbers depend on it, so that a resumed run must keep it.
       positional: the field, a `tuple[str, ...]`, holds the arguments that are not flags. Without
         it, such a field is a flag that may be given more than once.
@@ -78,6 +80,7 @@ def setting(
         "help": help,
         "choices": tuple(choices),
         "valid": valid,
+        "missing": missing,
         "affects_results": affects_results,
         "positional": positional,
     }
@@ -87,12 +90,15 @@ def setting(
 def check(settings: Any) -> None:
     """Raises ValueError that names the flag if a setting is not what its field allows."""
     for field in dataclasses.fields(settings):
-        value, choices = getattr(settings, field.name), field.metadata["choices"]
-        valid = field.metadata["valid"]
-        if value is not None and choices and value not in choices:
-            raise ValueError(f"--{field.name}={value}: choose one of {', '.join(choices)}")
-        if value is not None and valid and not valid.test(value):
-            raise ValueError(f"--{field.name}={value}: must be {valid.words}")
+        value, flag, rule = getattr(settings, field.name), f"--{field.name}", field.metadata
+        if rule["missing"] and value in (None, ()):
+            raise ValueError(
+                rule["missing"] if rule["positional"] else f"{flag} is missing: {rule['missing']}"
+            )
+        if value is not None and rule["choices"] and value not in rule["choices"]:
+            raise ValueError(f"{flag}={value}: choose one of {', '.join(rule['choices'])}")
+        if value is not None and rule["valid"] and not rule["valid"].test(value):
+            raise ValueError(f"{flag}={value}: must be {rule['valid'].words}")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

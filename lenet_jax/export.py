@@ -65,25 +65,21 @@ FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class ExportSettings(trained.NetworkSettings):
-    """The flags of `python -m lenet_jax.export`.
+    """The flags of `python -m lenet_jax.export`."""
 
-    Raises:
-      ValueError: there is no such format; the message starts with the flag.
-    """
-
-    format: str | None = cli.setting(None, "what to write", tuple(FORMATS))
+    format: str | None = cli.setting(
+        None, "what to write", tuple(FORMATS), missing=f"choose one of {', '.join(FORMATS)}"
+    )
     output: str | None = cli.setting(
         None, "file to write (default: export/lenet.<format's suffix> in --workdir)"
     )
 
     def __post_init__(self) -> None:
-        if self.format is None:
-            raise ValueError(f"--format is missing: choose one of {', '.join(FORMATS)}")
+        super().__post_init__()
         if self.init_from is not None and self.output is None:
             raise ValueError(
-                "--output is missing: name the file to write, as --init_from has no run"
+                "--output is missing: --init_from names no run whose folder could get it"
             )
-        super().__post_init__()
 
 
 def about(run: TrainedRun) -> str:

@@ -27,14 +27,12 @@ from lenet_jax.viz import page
 
 @dataclasses.dataclass(frozen=True)
 class ReportSettings:
-    """The flags of `python -m lenet_jax.report`.
-
-    Raises:
-      ValueError: no run is named.
-    """
+    """The flags of `python -m lenet_jax.report`."""
 
     workdir: tuple[str, ...] = cli.setting(
-        (), "folder of a run, as written by lenet_jax.train; give several to compare them"
+        (),
+        "folder of a run, as written by lenet_jax.train; give several to compare them",
+        missing="the folder of a run of lenet_jax.train",
     )
     data_dir: str | None = cli.setting(
         None, "folder of the first run's data set, as for lenet_jax.train (default: the run's)"
@@ -44,8 +42,7 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
-        if not self.workdir:
-            raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
+        cli.check(self)
 
 
 def run_names(runs: Sequence[TrainedRun]) -> list[str]:
