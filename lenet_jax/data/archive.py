@@ -1,4 +1,4 @@
-"""Takes the files that are wanted out of a .zip or .tar.gz, by their names alone."""
+"""Takes files out of a .zip or .tar.gz by their names alone."""
 
 import shutil
 import tarfile
@@ -7,25 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from lenet_jax.data import damage
+
 SUFFIXES = (".zip", ".tar.gz")
 
 
 def unpack(archive: Path, folder: Path, is_wanted: Callable[[str], bool]) -> None:
     """Writes the members whose names, without their folders, are wanted, into `folder`.
 
-    Only regular files, under no path that the archive gives: links, devices and names like
-    ../../x are nothing to it.
+    Only regular files are taken, and none of the archive's folders: links, devices and paths such
+    as ../../x have no effect.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the archive is damaged.
     """
     members = _zip_members if archive.name.endswith(".zip") else _tar_members
-    try:
+    with damage.named(f"{archive}: cannot be unpacked", tarfile.TarError):
         for name, stream in members(archive, is_wanted):
             with stream, (folder / name).open("xb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive}: cannot be unpacked ({error})") from error
 
 
 def _zip_members(path: Path, is_wanted: Callable) -> Iterator[tuple[str, IO[bytes]]]:

@@ -211,7 +211,7 @@ UNFIT = {
     "more labels": ("t10k-labels", LABELS, "2 images, but"),
     "27x28": ("train-images", IMAGES[:, 1:], "27x28; 28x28 or 32x32"),
     "30x30": ("train-images", np.zeros((3, 30, 30), np.uint8), "30x30; 28x28 or 32x32"),
-    "two sizes": ("t10k-images", np.zeros((2, 32, 32), np.uint8), "another size"),
+    "two sizes": ("t10k-images", np.zeros((2, 32, 32), np.uint8), "differ in size from"),
     "images for labels": ("train-labels", IMAGES, "holds images"),
     "labels for images": ("t10k-images", LABELS[:2], "holds labels"),
 }
