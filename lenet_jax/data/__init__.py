@@ -1,6 +1,8 @@
 """Data sets as uint8 arrays in memory: `load(name, data_dir)` finds one and checks it.
 
-NumPy only; what a source needs beyond that is imported when that source is read.
+NumPy only; what a source needs beyond that is imported when that source is read. All readers
+refuse a missing or damaged file with a ValueError, one sentence that names the file. An error of
+the machine passes, and `load` makes one sentence of it.
 """
 
 import dataclasses

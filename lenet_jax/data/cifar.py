@@ -33,11 +33,7 @@ def find_pickled(folders: Iterable[Path]) -> Path | None:
 
 
 def load_folder(folder: Path) -> RawSplits:
-    """Reads the six files; images are uint8 [N, 32, 32, 3].
-
-    Raises:
-      ValueError: a file is missing or damaged; the message names it.
-    """
+    """Reads the six files; images are uint8 [N, 32, 32, 3]."""
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise ValueError(f"{folder}: {' and '.join(missing)} missing")
     images, labels = zip(*(_read(folder / name) for name in TRAIN_FILES), strict=True)

@@ -36,11 +36,7 @@ def named(message: str, *others: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A regular file and its size in bytes.
-
-    Raises:
-      ValueError: it is not a regular file, or cannot be read to the end of the block.
-    """
+    """A regular file and its size in bytes; any error while it is read becomes a ValueError."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end

@@ -21,9 +21,6 @@ def load() -> RawSplits:
 
     The split is fixed and stratified: sorted by label, every fifth digit is for testing.
 
-    Raises:
-      ValueError: scikit-learn's file is missing or damaged.
-
     >>> [part.shape for part in load()]
     [(1437, 32, 32), (1437,), (360, 32, 32), (360,)]
     """
@@ -52,7 +49,6 @@ def _enlarge(images: np.ndarray) -> np.ndarray:
 
     By bilinear interpolation between pixel centres.
     """
-    # The centres of the new pixels, in the old grid.
-    centres = np.clip((np.arange(IMAGE_SIZE) + 0.5) * 8 / IMAGE_SIZE - 0.5, 0, 7)
+    centres = np.clip((np.arange(IMAGE_SIZE) + 0.5) * 8 / IMAGE_SIZE - 0.5, 0, 7)  # in the old grid
     weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(8)[None, :]))  # [32, 8]
     return np.rint(weights @ (images * (255 / 16)) @ weights.T).astype(np.uint8)

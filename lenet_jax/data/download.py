@@ -41,11 +41,7 @@ def default_folder() -> Path:
 
 
 def download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
-    """Fetches the files of a data set and keeps their arrays: all of them or nothing.
-
-    Raises:
-      UnavailableError: they cannot be downloaded, or their arrays cannot be written.
-    """
+    """Fetches the files of a data set and keeps their arrays: all of them or nothing."""
     info, missing = INFO[name], prepared.describe_missing(name, folder)
     smallest = min(info.files, key=lambda file: info.files[file][0])
     try:

@@ -9,11 +9,7 @@ from lenet_jax.data.registry import INFO
 
 
 def read(name: str, data_dir: Path) -> tuple[str, RawSplits] | None:
-    """A description of the data set's files in `data_dir`, and what they hold; None without files.
-
-    Raises:
-      ValueError: they are damaged or incomplete; the message names a file.
-    """
+    """What the data set's files in `data_dir` are, and their content; None without such files."""
     info, folders = INFO[name], _folders(name, data_dir)
     if not info.idx_parts:
         folder = cifar.find_folder(folders)

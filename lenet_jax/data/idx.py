@@ -1,4 +1,4 @@
-"""Reads MNIST's file format, IDX, and refuses a damaged file in one sentence.
+"""Reads MNIST's file format, IDX.
 
 An IDX file is a magic number (two zero bytes, the type of the elements, the number of
 dimensions), the dimensions as big-endian 32-bit numbers, and the elements in row-major order.
@@ -53,12 +53,8 @@ class RawSplits(NamedTuple):
 def read_idx(path: str | Path) -> np.ndarray:
     """The uint8 array in an IDX file: labels [N] or images [N, height, width].
 
-    Its first bytes decide whether it is gzipped, not its name. No header can make it take more
-    memory than the content needs.
-
-    Raises:
-      ValueError: the file cannot be read, or is not exactly what its header declares; the message
-        starts with its path.
+    Its first bytes decide whether it is gzipped, not its name. Whatever is not exactly what the
+    header declares is refused, without more memory than the content needs.
     """
     path = Path(path)
     with damage.open_file(path) as (file, available):
@@ -82,17 +78,15 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 def _parse_header(path: Path, head: bytes | bytearray) -> tuple[int, ...]:
     """The dimensions, from the first bytes of a file."""
-    if len(head) < 4:
-        raise ValueError(f"{path}: holds {len(head)} bytes, too few for the header of an IDX file")
-    (magic,) = struct.unpack_from(">I", head)
-    if magic not in _DIMENSIONS:
+    magic = int.from_bytes(head[:4])
+    rank = _DIMENSIONS.get(magic, 0)
+    if len(head) < 4 + 4 * rank:
+        raise ValueError(f"{path}: holds {len(head)} bytes and ends inside its header")
+    if not rank:
         raise ValueError(
             f"{path}: is not an IDX file of bytes (magic number 0x{magic:08x}; labels have "
             f"0x00000801, images 0x00000803)"
         )
-    rank = _DIMENSIONS[magic]
-    if len(head) < 4 + 4 * rank:
-        raise ValueError(f"{path}: ends inside its header")
     return struct.unpack_from(f">{rank}I", head, 4)
 
 
@@ -141,9 +135,6 @@ def load_folder(folder: Path, part: str = "", labels: range | None = None) -> Ra
     Their names are those in `FILES` or another common spelling, plain or with `.gz`; each may lie
     in a folder of its own name. Only `labels` are allowed, if given. A `part` of EMNIST is returned
     upright, and its labels are counted from 0.
-
-    Raises:
-      ValueError: a file is missing or damaged, or does not match the others; the message names it.
     """
     paths = _find_files(folder).get(part, {})
     if missing := [name for field, name in FILES.items() if field not in paths]:
@@ -161,21 +152,13 @@ def load_folder(folder: Path, part: str = "", labels: range | None = None) -> Ra
 
 def from_emnist(splits: RawSplits, first_label: int) -> RawSplits:
     """EMNIST's transposed images upright, and its labels counted from 0."""
-    return RawSplits(
-        *(
-            np.ascontiguousarray(array.transpose(0, 2, 1))
-            if array.ndim == 3
-            else array - np.uint8(first_label)
-            for array in splits
-        )
-    )
+    train, test = (np.ascontiguousarray(images.transpose(0, 2, 1)) for images in splits[::2])
+    train_labels, test_labels = (labels - np.uint8(first_label) for labels in splits[1::2])
+    return RawSplits(train, train_labels, test, test_labels)
 
 
 def check_splits(splits: RawSplits, origin: dict[str, Path], labels: range | None = None) -> None:
-    """Raises ValueError, naming the file in `origin`, unless the four arrays make a data set.
-
-    If `labels` are given, no others are allowed.
-    """
+    """Refuses arrays that do not make a data set, or have others than `labels`, if given."""
     for split in ("train", "test"):
         images, found = (getattr(splits, f"{split}_{part}") for part in ("images", "labels"))
         images_path, labels_path = origin[f"{split}_images"], origin[f"{split}_labels"]
@@ -196,7 +179,7 @@ def check_splits(splits: RawSplits, origin: dict[str, Path], labels: range | Non
 
 
 def check_labels(path: Path, found: np.ndarray, labels: range) -> None:
-    """Raises ValueError, naming the file `path`, if one of the labels [N] is not allowed."""
+    """Refuses the file `path` if one of the labels [N] in it is not allowed."""
     wrong = (found < labels[0]) | (found > labels[-1])
     if wrong.any():
         at = int(np.argmax(wrong))

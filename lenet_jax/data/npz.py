@@ -29,22 +29,14 @@ def find(folders: Iterable[Path], name: str) -> dict[str, tuple[Path, str]] | No
 
 
 def load(found: Mapping[str, tuple[Path, str]]) -> RawSplits:
-    """Reads what `find` found and checks that it is a data set.
-
-    Raises:
-      ValueError: a file is damaged, or its arrays are not images or labels; the message names it.
-    """
+    """Reads what `find` found and checks that it is a data set."""
     splits = RawSplits(**{part: _read(path, key, part) for part, (path, key) in found.items()})
     idx.check_splits(splits, {part: path for part, (path, _) in found.items()})
     return splits
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """An array in an .npz file, which is never unpickled.
-
-    Raises:
-      ValueError: the file is damaged; the message names it.
-    """
+    """An array in an .npz file, which is never unpickled."""
     failure = f"{path}: {key} cannot be read"
     with damage.named(failure), np.load(path, allow_pickle=False) as arrays:
         return arrays[key]

@@ -40,9 +40,6 @@ def load(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits | Non
     """The arrays of a data set in tensorflow-datasets' `folder`, or None if they are not there.
 
     `log` is called with a line before a copy is read, which takes seconds.
-
-    Raises:
-      ValueError: the copy is damaged, or tensorflow-datasets is not installed.
     """
     if (splits := read_cache(name, folder)) is not None:
         return splits
@@ -155,11 +152,7 @@ def read_cache(name: str, folder: Path) -> RawSplits | None:
 
 
 def write_cache(name: str, folder: Path, splits: RawSplits) -> None:
-    """Keeps the arrays of a data set in `folder`.
-
-    Raises:
-      OSError: they cannot be written; the message names the file.
-    """
+    """Keeps the arrays of a data set in `folder`; an OSError names the file."""
     stream, cache = io.BytesIO(), _cache(name, folder)
     np.savez(stream, **splits._asdict())
     cache.parent.mkdir(parents=True, exist_ok=True)

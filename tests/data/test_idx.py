@@ -35,9 +35,9 @@ GZIP = gzip.compress(PLAIN, mtime=0)
 HUGE = 0xFFFFFFFF
 
 DAMAGED = {
-    "empty": (b"", "too few"),
-    "3 bytes": (PLAIN[:3], "too few"),
-    "inside the header": (PLAIN[:9], "inside its header"),
+    "empty": (b"", "ends inside its header"),
+    "3 bytes": (PLAIN[:3], "ends inside its header"),
+    "inside the header": (PLAIN[:9], "holds 9 bytes and ends inside"),
     "header only": (PLAIN[:16], "declares 3x28x28 bytes, but the file holds 0"),
     "cut in half": (PLAIN[: len(PLAIN) // 2], "but the file holds"),
     "last byte missing": (PLAIN[:-1], "but the file holds 2351"),
@@ -64,7 +64,7 @@ DAMAGED = {
     "gz: deflate stream wrong": (GZIP[:10] + b"\xff" * 40, "cannot be read"),
     "gz: unknown method": (flip(GZIP, 2), "cannot be read"),
     "gz: rubbish behind": (GZIP + b"rubbish", "cannot be read"),
-    "gz: empty inside": (gzip.compress(b""), "too few"),
+    "gz: empty inside": (gzip.compress(b""), "ends inside its header"),
     "gz: a text inside": (gzip.compress(b"hello, world"), "is not an IDX file"),
     "gz: a byte too many": (gzip.compress(PLAIN + b"\0"), "holds more"),
     "gz: declares more": (gzip.compress(encode(IMAGES, (4, 28, 28))), "holds only 2352"),
