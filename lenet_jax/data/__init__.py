@@ -182,4 +182,7 @@ def _pad(images: np.ndarray) -> np.ndarray:
     """[N, side, side] or [N, side, side, C] -> [N, 32, 32, 1 or C], padded with zeros."""
     images = images if images.ndim == 4 else images[..., None]
     margin = (IMAGE_SIZE - images.shape[1]) // 2
-    return np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    padded = np.zeros((len(images), IMAGE_SIZE, IMAGE_SIZE, images.shape[3]), np.uint8)
+    inside = slice(margin, IMAGE_SIZE - margin)
+    padded[:, inside, inside] = images  # np.pad takes longer
+    return padded
