@@ -75,6 +75,8 @@ def load(
         if name == "digits":
             return _dataset(name, digits.SOURCE, digits.load())
         return _load_named(name or "mnist", folder, log) if folder else _load_default(name, log)
+    except BrokenPipeError:  # nobody reads what `log` prints
+        raise
     except (MemoryError, OSError) as error:  # the machine's, not the files'
         what = getattr(error, "filename", None) or data_dir or name or "mnist"
         raise ValueError(f"{what}: cannot be read ({damage.reason(error)})") from error

@@ -1,4 +1,4 @@
-"""Tells damaged files from a machine that cannot read them, and says either in one sentence."""
+"""Distinguishes damaged files from a machine that cannot read them."""
 
 import contextlib
 import errno
@@ -20,10 +20,10 @@ _DAMAGE = (
 
 @contextlib.contextmanager
 def named(message: str, *others: type[Exception]) -> Iterator[None]:
-    """Turns what a damaged file raises, also `others`, into a ValueError: `message` and the reason.
+    """Turns an error from a damaged file, or one of `others`, into a ValueError.
 
-    The machine's own errors pass: a MemoryError, and an OSError with a number. EINVAL is damage,
-    from an offset before the start of a file.
+    Its text is `message` and the reason. Errors of the machine pass: a MemoryError, or an OSError
+    with a number. The number EINVAL is damage: an offset before the start of the file.
     """
     try:
         yield

@@ -82,7 +82,8 @@ def _reading(where: Path) -> Iterator[None]:
     """Silences tensorflow-datasets' bars, and names a damaged copy."""
     from google.protobuf import json_format, message
 
-    for path in where.glob("*/*"):  # array_record reports an unreadable file like a damaged one
+    # Opened here, because array_record reports an unreadable file like a damaged one.
+    for path in filter(Path.is_file, where.glob("*/*")):
         path.open("rb").close()
     failure = (
         f"{where}: the copy prepared by tensorflow-datasets cannot be read; remove it, or give "

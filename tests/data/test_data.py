@@ -298,6 +298,15 @@ def test_classes_without_a_training_image_are_told_as_a_sign_of_damage(
     )
 
 
+def test_a_log_that_nobody_reads_is_not_about_the_files(tmp_path):
+    def log(line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    splits = made_up(3, 2)._replace(train_labels=np.array([0, 11, 1], np.uint8))
+    with pytest.raises(BrokenPipeError):
+        data.load("mnist", str(write_idx(tmp_path, splits)), log)
+
+
 def test_the_names_of_ten_classes_are_not_those_of_more(tmp_path):
     splits = made_up(3, 2)._replace(train_labels=np.array([0, 11, 1], np.uint8))
     dataset = data.load("fashion_mnist", str(write_idx(tmp_path, splits)))
