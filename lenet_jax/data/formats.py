@@ -1,4 +1,4 @@
-"""A data set from the files in a folder, in whichever of the formats that people have."""
+"""Finds a data set among the files in a folder, in any of the common formats."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,7 @@ from lenet_jax.data.registry import INFO
 
 
 def read(name: str, data_dir: Path) -> tuple[str, RawSplits] | None:
-    """The data set `name` from files in `data_dir`, and what they are; None if there are none.
-
-    Raises:
-      ValueError: they are damaged or incomplete; the message names a file.
-    """
+    """What the data set's files in `data_dir` are, and their content; None without such files."""
     info, folders = INFO[name], _folders(name, data_dir)
     if not info.idx_parts:
         folder = cifar.find_folder(folders)
@@ -21,7 +17,7 @@ def read(name: str, data_dir: Path) -> tuple[str, RawSplits] | None:
     if found := idx.find_folder(folders, info.idx_parts):
         folder, part = found
         kind = f"EMNIST's IDX files of {part}" if part else "IDX files"
-        labels = info.labels if part else None  # of one's own may be of other classes
+        labels = info.labels if part else None  # a user's own files may have other classes
         return f"{kind} in {folder}", idx.load_folder(folder, part, labels)
     if archives := npz.find(folders, name):
         return f"{archives['train_images'][0]}", npz.load(archives)
@@ -29,26 +25,26 @@ def read(name: str, data_dir: Path) -> tuple[str, RawSplits] | None:
 
 
 def file_names(name: str) -> Sequence[str]:
-    """The files of the data set `name` as they are published, less .gz."""
-    parts = INFO[name].idx_parts
-    if not parts:
+    """The names of the data set's published files, without .gz."""
+    info = INFO[name]
+    if not info.idx_parts:
         return cifar.FILES
-    return list(idx.FILES.values()) if "" in parts else idx.emnist_names(parts[0])
+    return idx.emnist_names(info.emnist_part) if info.emnist_part else list(idx.FILES.values())
 
 
 def describe_wanted(name: str, data_dir: Path) -> str:
-    """The files that `read` looks for; where those in `data_dir` are of another kind, which."""
+    """The files that `read` looks for, and which of another kind are in `data_dir`."""
     info, files = INFO[name], ", ".join(file_names(name))
     if "" in info.idx_parts:
         return f"{files} (plain or .gz) or {name}.npz"
     wanted = f"{files}, from {_archives(name)}"
     if not info.idx_parts and (found := cifar.find_pickled(_folders(name, data_dir))):
-        wanted += f" (in {found} is the Python version: pickles, which can run any code)"
+        wanted += f" ({found} has the Python version: pickles, which can run any code)"
     return wanted
 
 
 def how_to_get(name: str) -> str:
-    """What to do where nothing can be downloaded."""
+    """What to do if nothing can be downloaded."""
     if "" in INFO[name].idx_parts:
         return f"put {', '.join(INFO[name].files)} into a folder and name it with --data_dir"
     return f"unpack {_archives(name)} into a folder and name it with --data_dir"
@@ -59,6 +55,6 @@ def _archives(name: str) -> str:
 
 
 def _folders(name: str, data_dir: Path) -> Sequence[Path]:
-    """As files are unpacked: by hand, by torchvision, by Keras, from EMNIST's archive."""
+    """Where files lie if unpacked by hand, by torchvision, by Keras, or from EMNIST's archive."""
     raw = f"{INFO[name].tfds_class}/raw"
     return [data_dir / each for each in (name, name.replace("_", "-"), raw, "", "raw", "gzip")]

@@ -1,14 +1,14 @@
-"""Data sets as NumPy's archives, as Keras and the authors of KMNIST give them."""
+"""Data sets as NumPy archives, in the layouts of Keras and of KMNIST's authors."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lenet_jax.data import idx
+from lenet_jax.data import damage, idx
 from lenet_jax.data.idx import RawSplits
 
-# Where the fields of `RawSplits` are: the file's name after the data set's, and the array therein.
+# Where each field of `RawSplits` is: the file's name after the data set's, and the array in it.
 LAYOUTS = (
     ((".npz", "x_train"), (".npz", "y_train"), (".npz", "x_test"), (".npz", "y_test")),
     (
@@ -19,7 +19,7 @@ LAYOUTS = (
 
 
 def find(folders: Iterable[Path], name: str) -> dict[str, tuple[Path, str]] | None:
-    """File and array of each field of `RawSplits`, from the first of `folders` that has them."""
+    """The file and the array of each field of `RawSplits`, in the first folder that has all."""
     for folder in folders:
         for layout in LAYOUTS:
             places = [(folder / f"{name}{end}", key) for end, key in layout]
@@ -29,23 +29,21 @@ def find(folders: Iterable[Path], name: str) -> dict[str, tuple[Path, str]] | No
 
 
 def load(found: Mapping[str, tuple[Path, str]]) -> RawSplits:
-    """Reads what `find` found, never with pickles, and checks that it is a data set.
-
-    Raises:
-      ValueError: a file is damaged, or its arrays are not images or labels; the message names it.
-    """
+    """Reads what `find` found and checks that it is a data set."""
     splits = RawSplits(**{part: _read(path, key, part) for part, (path, key) in found.items()})
-    idx.check_splits(splits, {part: path for part, (path, _) in found.items()}, None)
+    idx.check_splits(splits, {part: path for part, (path, _) in found.items()})
     return splits
 
 
+def read_array(path: Path, key: str) -> np.ndarray:
+    """An array in an .npz file, which is never unpickled."""
+    failure = f"{path}: {key} cannot be read"
+    with damage.named(failure), np.load(path, allow_pickle=False) as arrays:
+        return arrays[key]
+
+
 def _read(path: Path, key: str, part: str) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            array = arrays[key]
-    except Exception as error:  # zip's, zlib's and NumPy's own; damage shows in a dozen ways
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {key} cannot be read ({reason})") from error
+    array = read_array(path, key)
     rank = 3 if part.endswith("images") else 1
     if array.ndim != rank or array.size == 0 or array.dtype.kind not in "ui":
         raise ValueError(

@@ -1,61 +1,53 @@
-"""What is known of each data set, in one place."""
+"""What is known about each data set."""
 
 import dataclasses
 import string
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lenet_jax.data.idx import FILES
 
-
-class Checksum(NamedTuple):
-    """What a downloaded file has to be, as tensorflow-datasets gives it."""
-
-    size: int  # in bytes
-    sha256: str
+Files = Mapping[str, tuple[int, str]]  # by name: bytes and SHA-256, as tensorflow-datasets has them
+_IDX = tuple(f"{stem}.gz" for stem in FILES.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """Where a data set comes from, what it shows, and how that lies in the 32x32 pixels.
+    """Where a data set comes from, what it shows, and how that lies in the 32x32 pixels."""
 
-    Numbers of pixels are for each channel if there are several.
-    """
-
-    classes: tuple[str, ...]  # the names of the labels from 0 on
-    box: int  # the side of the square that is filled, in pixels
-    pen: float  # the width of a stroke that gives drawings as much white as the images' mean
-    # Of the training pixels in 0..1, to the four decimals that people normalise with.
+    classes: tuple[str, ...]  # the names of the labels, counted from 0
+    # Of the training pixels in 0..1, to the usual four decimals; in colour one per channel.
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
-    by_mass: bool = False  # the middle is the centre of mass, not that of the box
+    box: int = 28  # the side of the square that is filled, in pixels
+    pen: float = 3  # the width of a stroke that gives drawings as much white as the images' mean
+    by_mass: bool = False  # the middle is the centre of mass, not the centre of the box
     default_epochs: int = 5
-    augment: str = "elastic"  # which of `lenet_jax.core.augment.STANDARDS` suits it
+    augment: str = "elastic"  # the one of `lenet_jax.core.augment.STANDARDS` that suits it
     tfds_class: str = ""  # in tensorflow_datasets.image_classification and torchvision.datasets
-    tfds_config: str = ""  # of that class
-    # Which of EMNIST's IDX files are its own; "" is no EMNIST. None of them: CIFAR-10's files.
+    # The parts of EMNIST whose IDX files are read as this data set, most wanted first; "" stands
+    # for files that are not EMNIST's. Empty: CIFAR-10's binary files instead.
     idx_parts: tuple[str, ...] = ("",)
-    first_label: int = 0  # in EMNIST's files, for the first of the classes
-    url: str = ""  # of the folder with the files; tensorflow-datasets' own
-    files: Mapping[str, Checksum] = dataclasses.field(default_factory=dict)  # by name
+    emnist_part: str = ""  # the part that it is
+    first_label: int = 0  # of the first class in the published files
+    url: str = ""  # of the folder with the published files, as tensorflow-datasets has it
+    files: Files = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> range:
-        """In the files that are published, for the classes."""
+        """The labels of the classes in the published files."""
         return range(self.first_label, self.first_label + len(self.classes))
 
 
-def _files(*checksums: tuple[int, str]) -> dict[str, Checksum]:
-    """Of the gzipped IDX files, in the order of `FILES`."""
-    names = (f"{stem}.gz" for stem in FILES.values())
-    return {name: Checksum(*known) for name, known in zip(names, checksums, strict=True)}
+def _files(*checksums: tuple[int, str], names: Sequence[str] = _IDX) -> Files:
+    return dict(zip(names, checksums, strict=True))
 
 
 def _emnist(part: str, classes: str, mean: float, std: float, **others: Any) -> DatasetInfo:
     """A part of EMNIST: 24x24 in the middle of 28x28, so that a stroke is wider than MNIST's.
 
-    One archive holds them all. tensorflow-datasets takes only the first 88,800 of the 124,800
-    letters to train on and 14,800 of the 20,800 to test on, the numbers in the paper
+    One archive holds all parts. tensorflow-datasets takes only the first 88,800 of the 124,800
+    training letters and 14,800 of the 20,800 test letters, the numbers in the paper
     (https://arxiv.org/abs/1702.05373).
     """
     checksum = "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"
@@ -66,18 +58,17 @@ def _emnist(part: str, classes: str, mean: float, std: float, **others: Any) -> 
         mean=mean,
         std=std,
         tfds_class="EMNIST",
-        tfds_config=part,
         idx_parts=(part,),
+        emnist_part=part,
         url="https://biometrics.nist.gov/cs_links/EMNIST/",
-        files={"gzip.zip": Checksum(561753746, checksum)},
+        files={"gzip.zip": (561753746, checksum)},
         **others,
     )
 
 
-DIGITS = tuple("0123456789")
 INFO = {
     "mnist": DatasetInfo(
-        classes=DIGITS,
+        classes=tuple(string.digits),
         box=20,
         pen=2.4,
         mean=0.1307,
@@ -98,8 +89,6 @@ INFO = {
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
-        box=28,
-        pen=3,
         mean=0.2860,
         std=0.3530,
         tfds_class="FashionMNIST",
@@ -113,8 +102,6 @@ INFO = {
     ),
     "kmnist": DatasetInfo(
         classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-        box=28,
-        pen=3,
         mean=0.1918,
         std=0.3483,
         tfds_class="KMNIST",
@@ -126,9 +113,8 @@ INFO = {
             (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
         ),
     ),
-    "emnist_letters": _emnist(
-        "letters", string.ascii_uppercase, 0.1722, 0.3309, first_label=1
-    ),  # of both cases, which are one class
+    # A class holds both cases of a letter.
+    "emnist_letters": _emnist("letters", string.ascii_uppercase, 0.1722, 0.3309, first_label=1),
     # The paper merges the lower-case letters that look like their capitals into those.
     "emnist_balanced": _emnist(
         "balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332
@@ -140,7 +126,6 @@ INFO = {
             *("dog", "frog", "horse", "ship", "truck"),
         ),
         box=32,
-        pen=3,  # nobody draws photographs
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         default_epochs=10,
@@ -148,13 +133,12 @@ INFO = {
         tfds_class="Cifar10",
         idx_parts=(),
         url="https://www.cs.toronto.edu/~kriz/",
-        files={
-            "cifar-10-binary.tar.gz": Checksum(
-                170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-            )
-        },
+        files=_files(
+            (170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+            names=("cifar-10-binary.tar.gz",),
+        ),
     ),
     "digits": DatasetInfo(
-        classes=DIGITS, box=32, pen=4.5, mean=0.3057, std=0.3238, default_epochs=30
+        classes=tuple(string.digits), box=32, pen=4.5, mean=0.3057, std=0.3238, default_epochs=30
     ),
 }

@@ -1,10 +1,4 @@
-"""A trained network as an ONNX model, for onnxruntime and everything else that reads ONNX.
-
-It takes the pixels as they are, uint8 [batch, 32, 32, channels], white on black and any number of
-images, and returns float32 logits [batch, classes]: what `epoch.predict` computes. The parameters
-and the run's mean and standard deviation are inside, so that whoever takes the file elsewhere
-cannot normalise differently.
-"""
+"""A trained network as an ONNX model, for onnxruntime and everything else that reads ONNX."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +9,12 @@ import numpy as np
 from lenet_jax.core.model import IMAGE_SIZE, model_for
 from lenet_jax.interop.pytorch import to_state_dict
 
-# Of June 2022: whatever reads ONNX today reads these, and no operation here is newer.
+# Of June 2022: today's readers of ONNX support these, and no operation here is newer.
 OPSET, IR_VERSION = 17, 8
 
 
 def to_onnx(params: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[str]) -> bytes:
-    """The model, serialized: `pixels` in, `logits` out.
-
-    `mean` and `std` are as a `Split` has them. The names of the classes are in its metadata.
-    """
+    """The serialized model: `pixels` in, `logits` out. Its metadata name the classes."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -51,7 +42,7 @@ def to_onnx(params: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[st
 
 
 def _nodes() -> list[Any]:
-    """The graph's operations, in order; their inputs are outputs before them, or weights."""
+    """The graph's operations, in order; their inputs are previous outputs, or weights."""
     from onnx import TensorProto, helper
 
     nodes: list[Any] = []

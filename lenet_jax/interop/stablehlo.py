@@ -1,10 +1,4 @@
-"""A trained network as a StableHLO module, which JAX runs without this package.
-
-It takes the pixels as they are, uint8 [batch, 32, 32, channels], white on black and any number of
-images, and returns float32 logits [batch, classes]: what `epoch.predict` computes. The parameters
-and the run's mean and standard deviation are inside, so that whoever takes the file elsewhere
-cannot normalise differently.
-"""
+"""A trained network as a StableHLO module, which JAX runs without this package."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +14,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(params: Mapping[str, Any], mean: Any, std: Any) -> bytes:
-    """The function as `jax.export` serializes it: StableHLO with a calling convention.
+    """The network as `jax.export` serializes it: StableHLO with a calling convention.
 
-    `mean` and `std` are as a `Split` has them.
-
-    It runs with JAX alone, on any of `PLATFORMS`: `jax.export.deserialize(content).call(pixels)`.
+    On any of `PLATFORMS`, JAX alone runs it: `jax.export.deserialize(content).call(pixels)`.
     """
     # The reference implementation: the fast one is written for the vector lanes of a CPU.
     model = model_for(params).clone(conv_relu_pool=conv_relu_pool_plain)

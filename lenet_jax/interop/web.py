@@ -1,6 +1,6 @@
 """A page to draw on, with the network inside: one HTML file that needs only a browser.
 
-`web.html` is the page, and computes the network in plain JavaScript; this puts parameters into it.
+The page, `web.html`, computes the network in plain JavaScript; this module fills in the parameters.
 """
 
 import base64
@@ -24,14 +24,9 @@ def page(
     dataset: str,
     about: str,
 ) -> bytes:
-    """The page as UTF-8.
+    """The page as UTF-8, for a LeNet with one channel; `about` is a sentence on the network.
 
-    Args:
-      params: of a LeNet of 1 channel, kept as base64 of little-endian float32.
-      mean, std: what its images were normalised with.
-      classes: their names.
-      dataset: its name; a drawing is scaled and centred as the images of that data set are.
-      about: one sentence on the network.
+    Drawings are scaled and centred like the images of the data set `dataset`.
     """
     info = INFO[dataset]
     content = {
@@ -44,11 +39,11 @@ def page(
         "about": about,
         "params": jax.tree.map(encode, params),
     }
-    text = json.dumps(content).replace("<", r"\u003c")  # no name in it can end the script
+    text = json.dumps(content).replace("<", r"\u003c")  # so that no text can end the script
     template = importlib.resources.files(__package__).joinpath("web.html").read_text("utf-8")
     return template.replace("{{run}}", text).encode()
 
 
 def encode(array: jax.Array | np.ndarray) -> str:
-    """Row by row: kernels as [height, width, in, out] or [in, out]."""
+    """Base64 of little-endian float32, in row-major order."""
     return base64.b64encode(np.asarray(array, "<f4").tobytes()).decode()

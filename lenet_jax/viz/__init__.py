@@ -1,1 +1,1 @@
-"""Numbers as pictures and pages."""
+"""Results as figures, and as a page."""

@@ -1,6 +1,6 @@
-"""Numbers to figures. No window is opened and no global state of matplotlib is left changed.
+"""Numbers as figures, without a window and without a change of matplotlib's global state.
 
-C is the number of classes, M of the bins of a reliability diagram.
+C is the number of classes, M the number of bins in a reliability diagram.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-MOST = 10  # classes whose probabilities are shown
+MOST = 10  # classes with a bar for their probability
 RGB = ("red", "green", "blue")
-FEW = 10  # images in a bin of the reliability diagram
+FEW = 10  # a bin of the reliability diagram with fewer images is left to chance
+COLUMNS = 8  # mistakes per row
 INK, BLUE, RED = "#22303c", "#2468b2", "#c8452f"
 COLOURS = (BLUE, "#e08a1e", "#2e8b6f", RED, "#7a55b0", "#6b7680")
 STYLE = {
@@ -40,24 +42,18 @@ STYLE = {
 
 @matplotlib.rc_context(STYLE)
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss and accuracy of one run or many: name -> the records of its metrics.jsonl."""
+    """Loss and accuracy of runs, each given as its name and the records of its metrics.jsonl."""
     figure = Figure((10, 3.9), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for i, (name, records) in enumerate(runs.items()):
             epochs = [record["epoch"] for record in records]
+            style = {"color": COLOURS[i % len(COLOURS)], "markersize": 3.5}
+            style["marker"] = "o" if len(epochs) < 12 else None
             for split, line in (("train", ":"), ("test", "-")):
-                axes.plot(
-                    epochs,
-                    [record[f"{split}_{what}"] for record in records],
-                    line,
-                    color=COLOURS[i % len(COLOURS)],
-                    marker="o" if len(epochs) < 12 else None,
-                    markersize=3.5,
-                    # A $ would start a formula.
-                    label=f"{name}, {split}".lstrip("_, ").replace("$", r"\$"),
-                )
-        axes.set_title(what)
-        axes.set_xlabel("epoch")
+                values = [record[f"{split}_{what}"] for record in records]
+                label = f"{name}, {split}".lstrip("_, ").replace("$", r"\$")  # $ starts a formula
+                axes.plot(epochs, values, line, label=label, **style)
+        axes.set(title=what, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss, accuracy = figure.axes
     if any(records for records in runs.values()):
@@ -65,35 +61,29 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         loss.yaxis.set_major_formatter("{x:g}")
         loss.yaxis.set_minor_formatter("")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    _show_percent(accuracy.yaxis)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """A confusion matrix [C, C] with its counts; darker cells hold a larger share of their row."""
+    """A confusion matrix [C, C] with its counts; a darker cell has a larger share of its row."""
     side = max(4.6, 0.6 + 0.26 * len(classes))  # in inches
     cell = 72 * (side - 0.6) / len(classes)  # in points
     figure = Figure((side + 0.2, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    # The root brings out the few mistakes beside the many hits.
+    # The power makes few mistakes visible beside many correct predictions.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            style = {"ha": "center", "va": "center"}
-            style["color"] = "white" if shares[row, column] > 0.15 else INK
-            style["size"] = min(8, 1.6 * cell / len(f"{count:,}"))
-            axes.text(column, row, f"{count:,}", **style)
-    axes.set(
-        xlabel="predicted label",
-        ylabel="true label",
-        xticks=range(len(matrix)),
-        yticks=range(len(matrix)),
-        xticklabels=classes,
-        yticklabels=classes,
-    )
+            colour = "white" if shares[row, column] > 0.15 else INK
+            size = min(8, 1.6 * cell / len(f"{count:,}"))
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, size=size)
+    axes.set(xlabel="predicted label", ylabel="true label")
+    axes.set_xticks(range(len(matrix)), classes)
+    axes.set_yticks(range(len(matrix)), classes)
     axes.tick_params(length=0)
     axes.tick_params(axis="x", rotation=90 if max(map(len, classes)) > 3 else 0)
     axes.spines[:].set_visible(False)
@@ -102,7 +92,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> Figure:
-    """The reliability diagram of `metrics.reliability` [M each], and how many examples it has."""
+    """The reliability diagram of `metrics.reliability` [M each], above the number of images."""
     figure = Figure((4.8, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges, there = np.linspace(0, 1, len(count) + 1), count > 0
@@ -111,28 +101,22 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
     many, few = count >= FEW, there & (count < FEW)
     above.bar(centres[many], accuracy[many], width, color=BLUE, alpha=0.15)
     above.plot(confidence[many], accuracy[many], "o-", color=BLUE, ms=4, label="the network")
-    if few.any():  # where they lie is chance
+    if few.any():
         style = {"color": BLUE, "markerfacecolor": "white", "ms": 4, "label": f"under {FEW} images"}
         above.plot(confidence[few], accuracy[few], "o", clip_on=False, **style)
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     above.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
     below.bar(centres[there], count[there], width, color=BLUE)
-    below.set(
-        ylabel="images", xlabel="confidence: the probability of the predicted label", yscale="log"
-    )
+    below.set(ylabel="images", yscale="log")
+    below.set_xlabel("confidence: the probability of the predicted label")
     below.set_ylim(bottom=0.7)
-    for axes in (above, below):
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-    above.yaxis.set_major_formatter(PercentFormatter(1))
+    _show_percent(above.xaxis, above.yaxis, below.xaxis)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def filters(kernel: np.ndarray) -> Figure:
-    """The filters of a first layer, [k, k, channels, K], a row per channel.
-
-    All are on one scale: red positive, blue negative.
-    """
+    """The filters of a first layer, [k, k, channels, K], a row per channel, on one scale."""
     channels = kernel.shape[2]
     figure = Figure((10, 0.55 + 1.55 * channels), layout="constrained")
     bound = np.abs(kernel).max()
@@ -155,17 +139,14 @@ def layers(
 ) -> Figure:
     """An image [H, W], or in colour [H, W, 3], on its way through the network, left to right.
 
-    Args:
-      activations: the layers' outputs, [h, w, K] or [K].
-      probs: [C].
-      classes: their names; the most probable are shown.
+    `activations` are the outputs of the layers, [h, w, K] or [K]; `probs` is [C].
     """
     shown = {"input": image} | {
         name: _montage(array) if array.ndim == 3 else array.reshape(-1, 6)
         for name, array in activations.items()
     }
     figure = Figure((11, 2.9), layout="constrained")
-    # Widths in proportion to the arrays', so that all are of one height.
+    # In proportion to the widths of the arrays, so that all have the same height.
     widths = [*(array.shape[1] / array.shape[0] for array in shown.values()), 0.9]
     *images, last = figure.subplots(1, len(widths), width_ratios=widths)
     for axes, (name, array) in zip(images, shown.items(), strict=True):
@@ -175,39 +156,30 @@ def layers(
     most = np.sort(np.argsort(probs)[-MOST:])
     best = most == probs.argmax()
     last.barh(range(len(most)), probs[most], color=np.where(best, BLUE, "#9db4cc"))
-    labels = [classes[i] for i in most]
-    last.set(xlim=(0, 1), yticks=range(len(most)), yticklabels=labels)
+    last.set_yticks(range(len(most)), [classes[i] for i in most])
+    last.set_xlim(0, 1)
     last.set_title("output\nprobabilities" if len(most) == len(probs) else "output\nmost probable")
     last.invert_yaxis()
-    last.xaxis.set_major_formatter(PercentFormatter(1))
+    _show_percent(last.xaxis)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probs: np.ndarray,
-    classes: Sequence[str],
-    columns: int = 8,
+    images: np.ndarray, labels: np.ndarray, probs: np.ndarray, classes: Sequence[str]
 ) -> Figure:
-    """Images [N, H, W] or [N, H, W, 3] with predicted labels that are not the true labels [N].
-
-    Args:
-      probs: [N, C].
-      classes: their names.
-    """
-    rows = max(1, -(-len(images) // columns))
+    """Misclassified images, [N, H, W] or [N, H, W, 3], with true labels [N] and `probs` [N, C]."""
+    rows = max(1, -(-len(images) // COLUMNS))
     figure = Figure((10, 1.75 * rows), layout="constrained")
-    width = 1.45 * 72 * 10 / columns  # of an image, in bold letters of 1 point
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    width = 1.45 * 72 * 10 / COLUMNS  # of an image, in bold letters of 1 point
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid[len(images) :]:
         axes.set_axis_off()
     for axes, image, label, prob in zip(grid, images, labels, probs, strict=False):
         axes.imshow(image, cmap="gray")
         predicted = prob.argmax()
-        above, below = f"{classes[predicted]}  {prob[predicted]:.1%}", f"true {classes[label]}"
-        below += f"  {prob[label]:.1%}"
+        above = f"{classes[predicted]}  {prob[predicted]:.1%}"
+        below = f"true {classes[label]}  {prob[label]:.1%}"
         _bare(axes, above)
         axes.title.set(color=RED, size=min(10, width / len(above)))
         axes.set_xlabel(below, size=min(9, width / len(below)))
@@ -224,32 +196,23 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
     """
     figure = Figure((10, 3.9), layout="constrained")
     error, loss = figure.subplots(1, 2)
-    for optimizer, colour in zip(
-        dict.fromkeys(row["optimizer"] for row in rows), cycle(COLOURS), strict=False
-    ):
+    optimizers = dict.fromkeys(row["optimizer"] for row in rows)
+    for optimizer, colour in zip(optimizers, cycle(COLOURS), strict=False):
         own = [row for row in rows if row["optimizer"] == optimizer and row["mean"] is not None]
         own.sort(key=lambda row: row["learning_rate"])
-        error.errorbar(
-            [row["learning_rate"] for row in own],
-            [1 - row["mean"] for row in own],
-            [row["sd"] or 0 for row in own],
-            marker="o",
-            markersize=3.5,
-            capsize=2,
-            color=colour,
-            label=optimizer,
-        )
+        points = [(row["learning_rate"], 1 - row["mean"], row["sd"] or 0) for row in own]
+        style = {"color": colour, "marker": "o", "markersize": 3.5, "capsize": 2}
+        error.errorbar(*np.reshape(points, (-1, 3)).T, label=optimizer, **style)
         for best in (row for row in own if row["best"]):
             setting = {"optimizer": optimizer, "learning_rate": best["learning_rate"]}
             same = [record for record in records if setting.items() <= record.items()]
             _band(loss, [record["loss_curve"] for record in same], colour)
     error.set(xscale="log", yscale="log", xlabel="learning rate", title="held-out error")
-    error.yaxis.set_major_formatter(PercentFormatter(1))
+    _show_percent(error.yaxis, loss.xaxis)
     error.yaxis.set_minor_formatter(PercentFormatter(1))
     error.tick_params(axis="y", which="minor", labelsize=7)
     loss.set(yscale="log", xlabel="part of the training", title="training loss at the best rate")
     loss.set_ylim(top=1)
-    loss.xaxis.set_major_formatter(PercentFormatter(1))
     loss.yaxis.set_major_formatter("{x:g}")
     if error.has_data():
         figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=5)
@@ -257,12 +220,17 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
 
 
 def _band(axes: Axes, curves: Sequence[Sequence[float]], colour: str) -> None:
-    """The mean of curves over their common length, and the range that they cover."""
+    """The mean of curves of equal length, and the range between the lowest and the highest."""
     array = np.array(curves)
     updates = np.arange(1, array.shape[1] + 1) / array.shape[1]
     axes.plot(updates, array.mean(axis=0), color=colour)
     low, high = array.min(axis=0), array.max(axis=0)
     axes.fill_between(updates, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def _show_percent(*axes: Axis) -> None:
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1))
 
 
 def _bare(axes: Axes, title: str) -> None:
@@ -271,7 +239,7 @@ def _bare(axes: Axes, title: str) -> None:
 
 
 def _montage(maps: np.ndarray) -> np.ndarray:
-    """[h, w, K] as one image, nearly square, with empty lines between the maps."""
+    """The maps [h, w, K] as one image, nearly square, with empty lines between them."""
     height, width, count = maps.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

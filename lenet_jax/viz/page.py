@@ -22,7 +22,7 @@ from lenet_jax.core.split import Split
 from lenet_jax.files import add_path_to_oserror, atomic_write
 
 MAX_MISTAKES = 32
-MAX_NARROW = 15  # classes whose confusion matrix leaves room for a figure beside it
+MAX_NARROW = 15  # more classes make a confusion matrix that needs the whole width
 
 Records = Sequence[Mapping[str, Any]]  # one object per epoch, as in metrics.jsonl
 
@@ -36,11 +36,9 @@ def activations(params: Mapping[str, Any], split: Split) -> dict[str, np.ndarray
 
 
 def worst_mistakes(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Indices of the mistakes, those with the least probability for the true label first.
+    """Indices of the mistakes, in ascending order of the probability of the true label.
 
-    Args:
-      probs: [N, C].
-      labels: [N].
+    `probs` is [N, C], `labels` is [N].
     """
     wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
     return wrong[np.argsort(probs[wrong, labels[wrong]], kind="stable")][:MAX_MISTAKES]
@@ -53,16 +51,13 @@ def draw(
     result: Mapping[str, Any],
     records: Mapping[str, Records],
 ) -> dict[str, bytes]:
-    """The figures of the page as PNG files, by name.
+    """The figures of the page as PNG files, by name; needs matplotlib.
 
     Args:
-      split: the test split, with the normalization that the network was trained with.
-      logits: [N, C], the network's for `split`.
-      result: what `run.measure.measure_run` returns.
-      records: each run's, by the name that its curve has.
-
-    Raises:
-      ImportError: matplotlib is not installed.
+      split: the test split, normalised as the network was trained.
+      logits: the network's for `split`, [N, C].
+      result: from `run.measure.measure_run`.
+      records: of each run, by the name of its curve.
     """
     from lenet_jax.viz import figures
 
@@ -93,13 +88,14 @@ def render(
     config: Mapping[str, Any],
     compared: str = "",
 ) -> str:
-    """The HTML page. Whatever comes from a file is escaped.
+    """The HTML page; all texts are escaped.
 
     Args:
       figures: from `draw`.
-      result: what `run.measure.measure_run` returns.
-      first_label: of the first test image, by its name.
-      paths: of the runs' folders. epochs: of the first run. config: as in its config.json.
+      result: from `run.measure.measure_run`.
+      first_label: the class of the first test image.
+      paths: the folders of the runs.
+      epochs, config: the first run's, the latter as in its config.json.
       compared: from `comparison`, if there are several runs.
     """
     count, confusion = result["test_images"], np.array(result["confusion_matrix"])
@@ -112,9 +108,8 @@ def render(
         **{"shown": min(wrong, MAX_MISTAKES), "wrong": wrong},
     }
     parts = {name: value for name, value in config.items() if isinstance(value, dict)}
-    return Template(
-        importlib.resources.files("lenet_jax.viz").joinpath("page.html").read_text("utf-8")
-    ).substitute(
+    template = importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    return Template(template).substitute(
         {name: _text(value) for name, value in texts.items()},
         **{name: base64.b64encode(png).decode() for name, png in figures.items()},
         settings="".join(_section(name, values) for name, values in parts.items()),
@@ -126,35 +121,31 @@ def render(
 def comparison(
     names: Sequence[str], records: Sequence[Records], settings: Sequence[Mapping[str, Any]]
 ) -> str:
-    """HTML of a table with a row per run: how it ended, and the settings in which the runs differ.
+    """An HTML table with a row per run: its last epoch, and the settings in which the runs differ.
 
     Each argument has an item per run.
     """
-    head = ("run", "epochs", "test accuracy", "test loss", *settings[0])
-    rows = []
+    rows = [_row("th", ("run", "epochs", "test accuracy", "test loss", *settings[0]))]
     for name, epochs, chosen in zip(names, records, settings, strict=True):
-        last = epochs[-1] if epochs else {}
-        accuracy = f"{last['test_accuracy']:.2%}" if last else None
-        loss = f"{last['test_loss']:.4f}" if last else None
-        rows.append((name, last.get("epoch"), accuracy, loss, *chosen.values()))
+        ended = (None, None, None)
+        if epochs:
+            last = epochs[-1]
+            ended = (last["epoch"], f"{last['test_accuracy']:.2%}", f"{last['test_loss']:.4f}")
+        rows.append(_row("td", (name, *ended, *chosen.values())))
     return (
-        f"<h2>The runs</h2><table>{_row('th', head)}{''.join(_row('td', row) for row in rows)}"
-        "</table><p>Their curves are below; everything else is about the first.</p>"
+        f"<h2>The runs</h2><table>{''.join(rows)}</table>"
+        "<p>Their curves are below; everything else is about the first run.</p>"
     )
 
 
 def write(folder: Path, html: str, figures: Mapping[str, bytes]) -> Path:
-    """Writes the page and its figures into `folder`, and returns the page's path.
-
-    Raises:
-      OSError: it cannot be written to; the message names the file.
-    """
+    """Writes the page and its figures into `folder`, and returns the page's path."""
     with add_path_to_oserror(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, png in figures.items():
         atomic_write(folder / f"{name}.png", png)
     file = folder / "index.html"
-    # In ASCII, since a folder's name may be of bytes that are not UTF-8.
+    # In ASCII, because the bytes of a folder's name may not be UTF-8.
     atomic_write(file, html.encode("ascii", "xmlcharrefreplace"))
     return file
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_tfds import made_up, write_idx
+from made_up import made_up, write_idx
 
 from lenet_jax import data
-from lenet_jax.data import idx, tfds
+from lenet_jax.data import download, idx
 from lenet_jax.data.idx import RawSplits
 
 
@@ -18,7 +18,7 @@ from lenet_jax.data.idx import RawSplits
 def nothing_here(tmp_path, monkeypatch):
     """A tensorflow-datasets folder that is empty, and no network."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(tfds, "_unreachable", lambda url: "no network in this test")
+    monkeypatch.setattr(download, "_unreachable", lambda url: "no network in this test")
 
 
 def test_mnist_has_the_shapes_and_the_scale_that_are_known(mnist_dir):
@@ -129,7 +129,7 @@ def test_damaged_idx_files_are_an_error_even_where_digits_would_do(name, tmp_pat
 def test_a_data_dir_in_which_nothing_fits_is_an_error_that_lists_what_lies_there(
     name, names, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tfds, "_unreachable", lambda url: pytest.fail("it asks the network"))
+    monkeypatch.setattr(download, "_unreachable", lambda url: pytest.fail("it asks the network"))
     for each in names:
         (tmp_path / each).touch()
     with pytest.raises(ValueError, match="train-images-idx3-ubyte") as caught:
@@ -270,8 +270,41 @@ def test_files_of_ones_own_have_as_many_classes_as_their_labels(largest, count, 
     dataset = data.load("mnist", str(write_idx(tmp_path, splits._replace(**labels))), lines.append)
     assert dataset.classes == tuple(map(str, range(count)))
     assert getattr(dataset, split).labels.tolist() == [0, largest, 1]
-    said = [f"note: the labels of {dataset.source} go up to {largest}: {count} classes"]
-    assert lines == (said if count > 10 else [])
+    said = f"note: the labels of {dataset.source} go up to {largest}: {count} classes"
+    assert len(lines) == (count > 10)
+    assert all(line.startswith(said) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "empty"),
+    [
+        ([*range(10), 11], [0], "10"),
+        ([*range(10), 10], [11, 10], "11"),
+        ([*range(10), 10, 11], [0], ""),
+        ([0, 20], [1], "1, 2, 3, 4, 5, 6, 7, 8 and 11 more"),
+    ],
+)
+def test_classes_without_a_training_image_are_told_as_a_sign_of_damage(
+    train, test, empty, tmp_path
+):
+    lines, splits = [], made_up(len(train), len(test))
+    splits = splits._replace(train_labels=np.uint8(train), test_labels=np.uint8(test))
+    data.load("mnist", str(write_idx(tmp_path, splits)), lines.append)
+    (line,) = lines
+    assert line.endswith(
+        f" classes; no image of class {empty} to train on: is a label damaged?"
+        if empty
+        else "go up to 11: 12 classes"
+    )
+
+
+def test_a_log_that_nobody_reads_is_not_about_the_files(tmp_path):
+    def log(line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    splits = made_up(3, 2)._replace(train_labels=np.array([0, 11, 1], np.uint8))
+    with pytest.raises(BrokenPipeError):
+        data.load("mnist", str(write_idx(tmp_path, splits)), log)
 
 
 def test_the_names_of_ten_classes_are_not_those_of_more(tmp_path):
@@ -320,11 +353,11 @@ print(sorted(heavy & (set(sys.modules) - before)))
     assert out.stdout == "[]\n"
 
 
-def test_of_jax_and_the_core_only_the_split_is_imported():
+def test_only_the_split_and_the_images_size_come_from_the_core():
     for path in Path(data.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in names), path
             of_core = {name for name in names if name.startswith("lenet_jax.core")}
-            assert of_core <= {"lenet_jax.core.split"}, path
+            assert of_core <= {"lenet_jax.core.model", "lenet_jax.core.split"}, path

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from made_up import assert_equal, made_up, write_idx
 from test_cifar import write as write_cifar
-from test_tfds import assert_equal, made_up, write_idx
 
 from lenet_jax.data import cifar, formats, idx
 from lenet_jax.data.registry import INFO

@@ -35,9 +35,9 @@ GZIP = gzip.compress(PLAIN, mtime=0)
 HUGE = 0xFFFFFFFF
 
 DAMAGED = {
-    "empty": (b"", "too few"),
-    "3 bytes": (PLAIN[:3], "too few"),
-    "inside the header": (PLAIN[:9], "inside its header"),
+    "empty": (b"", "ends inside its header"),
+    "3 bytes": (PLAIN[:3], "ends inside its header"),
+    "inside the header": (PLAIN[:9], "holds 9 bytes and ends inside"),
     "header only": (PLAIN[:16], "declares 3x28x28 bytes, but the file holds 0"),
     "cut in half": (PLAIN[: len(PLAIN) // 2], "but the file holds"),
     "last byte missing": (PLAIN[:-1], "but the file holds 2351"),
@@ -64,7 +64,7 @@ DAMAGED = {
     "gz: deflate stream wrong": (GZIP[:10] + b"\xff" * 40, "cannot be read"),
     "gz: unknown method": (flip(GZIP, 2), "cannot be read"),
     "gz: rubbish behind": (GZIP + b"rubbish", "cannot be read"),
-    "gz: empty inside": (gzip.compress(b""), "too few"),
+    "gz: empty inside": (gzip.compress(b""), "ends inside its header"),
     "gz: a text inside": (gzip.compress(b"hello, world"), "is not an IDX file"),
     "gz: a byte too many": (gzip.compress(PLAIN + b"\0"), "holds more"),
     "gz: declares more": (gzip.compress(encode(IMAGES, (4, 28, 28))), "holds only 2352"),
@@ -211,7 +211,7 @@ UNFIT = {
     "more labels": ("t10k-labels", LABELS, "2 images, but"),
     "27x28": ("train-images", IMAGES[:, 1:], "27x28; 28x28 or 32x32"),
     "30x30": ("train-images", np.zeros((3, 30, 30), np.uint8), "30x30; 28x28 or 32x32"),
-    "two sizes": ("t10k-images", np.zeros((2, 32, 32), np.uint8), "another size"),
+    "two sizes": ("t10k-images", np.zeros((2, 32, 32), np.uint8), "differ in size from"),
     "images for labels": ("train-labels", IMAGES, "holds images"),
     "labels for images": ("t10k-images", LABELS[:2], "holds labels"),
 }

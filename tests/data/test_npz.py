@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_tfds import assert_equal, made_up
+from made_up import assert_equal, made_up
 
 from lenet_jax import data
 from lenet_jax.data import npz

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_tfds import made_up
+from made_up import made_up
 
 from lenet_jax import data
 from lenet_jax.data.idx import RawSplits

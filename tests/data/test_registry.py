@@ -7,6 +7,8 @@ import pytest
 
 from lenet_jax import data
 from lenet_jax.core.augment import STANDARDS
+from lenet_jax.core.model import IMAGE_SIZE
+from lenet_jax.data import prepared
 from lenet_jax.data.registry import INFO
 
 DOWNLOADABLE = [name for name, info in INFO.items() if info.url]
@@ -18,11 +20,11 @@ def test_names_addresses_checksums_and_classes_are_those_of_tensorflow_datasets(
 
     info = INFO[name]
     builder = getattr(tfds.image_classification, info.tfds_class)
-    made = builder(data_dir=tmp_path, config=info.tfds_config or None)
-    folder = data.tfds.folder_of(name, tmp_path)
+    made = builder(data_dir=tmp_path, config=info.emnist_part or None)
+    folder = prepared.folder_of(name, tmp_path)
     assert Path(made.data_dir).parent == folder
     theirs = {url: (int(known.size), known.checksum) for url, known in builder.url_infos.items()}
-    assert {f"{info.url}{file}": tuple(known) for file, known in info.files.items()} == theirs
+    assert {f"{info.url}{file}": known for file, known in info.files.items()} == theirs
     label, image = made.info.features["label"], made.info.features["image"]
     assert image.shape[2] == np.size(info.mean) == np.size(info.std)
     if name == "emnist_letters":  # for 26 letters tensorflow-datasets says 37
@@ -54,6 +56,6 @@ def test_the_normalization_is_that_of_the_training_pixels(mnist_dir):
 def test_each_data_set_has_classes_a_pen_that_fits_its_box_and_distortions(name):
     info = INFO[name]
     assert len(set(info.classes)) == {"emnist_letters": 26, "emnist_balanced": 47}.get(name, 10)
-    assert info.pen < info.box <= data.SIDE
+    assert info.pen < info.box <= IMAGE_SIZE
     assert (info.augment == "shift_and_flip") == (name == "cifar10")
     assert info.augment in STANDARDS

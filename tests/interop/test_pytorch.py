@@ -14,6 +14,7 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import create_train_state
 from lenet_jax.interop.pytorch import (
+    as_normalization,
     from_state_dict,
     read_metadata,
     read_params,
@@ -137,6 +138,8 @@ def spoiled(change: str) -> dict:
             del state["fc2.bias"]
         case "meta":
             state["fc1.bias"] = state["fc1.bias"].to("meta")
+        case "one class":
+            state["fc3.weight"], state["fc3.bias"] = torch.zeros(1, 84), torch.zeros(1)
         case "sparse":
             state["fc1.weight"] = state["fc1.weight"].to_sparse()
         case "transposed":
@@ -166,6 +169,10 @@ FAULTS = {
     "t.pt": (lambda path: torch.save({"model": {}}, path), "something other than a state dict"),
     "u.pt": (lambda path: torch.save({"epoch": 3}, path), "something other than a state dict"),
     "n.safetensors": (lambda path: save_file(spoiled("transposed"), path), "fc3.weight has shape"),
+    "v.safetensors": (
+        lambda path: save_file(spoiled("one class"), path),
+        ": is of 1 class; at least 2 are needed$",
+    ),
 }
 
 
@@ -245,6 +252,46 @@ def test_only_a_file_of_ours_says_how_its_pixels_were_normalised_and_names_its_c
         assert read_metadata(tmp_path / name) == {"classes": classes}
     for name in ("b.safetensors", "c.pt"):
         assert read_metadata(tmp_path / name) == {}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "found"),
+    [
+        (0.5, 1, {"mean": 0.5, "std": 1.0}),
+        ([0.5], [1], {"mean": 0.5, "std": 1.0}),
+        ([0.1, 0.2], [1, 2], {"mean": (0.1, 0.2), "std": (1.0, 2.0)}),
+        ("0.5", "1", {"mean": 0.5, "std": 1.0}),
+        *(
+            (wrong, wrong, None)
+            for wrong in (None, "x", [], [[]], [[1.0]], {}, {"a": 1}, "", [None])
+        ),
+        *(
+            (0.5, wrong, None)
+            for wrong in (0, -1, float("inf"), float("nan"), [1], [1, 2], 10**400)
+        ),
+    ],
+)
+def test_what_is_no_normalization_is_none(mean, std, found):
+    assert as_normalization(mean, std) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[[]]", "{}", '"x"', "1e999", "1" + "0" * 400, "[" * 100_000]
+)
+def test_metadata_that_is_not_ours_is_ignored(text, tmp_path):
+    metadata = dict.fromkeys(("mean", "std", "classes"), text)
+    save_file(make_net(4).state_dict(), tmp_path / "a.safetensors", metadata)
+    assert not {"mean", "std"} & read_metadata(tmp_path / "a.safetensors").keys()
+
+
+def test_a_machine_without_memory_is_named(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    torch.save(make_net(3).state_dict(), tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=r"a\.pt: cannot be read \(its content does not fit into"):
+        read_params(tmp_path / "a.pt")
 
 
 # --- a run that begins from a file: --init_from ---

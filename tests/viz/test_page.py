@@ -88,7 +88,7 @@ def test_the_table_of_runs_has_a_row_for_each():
         ["a&lt;", "-", "-", "-", "0.1"],
         ["b", "1", "50.00%", "0.2500", "-"],
     ]
-    assert html.endswith("<p>Their curves are below; everything else is about the first.</p>")
+    assert html.endswith("<p>Their curves are below; everything else is about the first run.</p>")
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -1,0 +1,134 @@
+"""Downloads data sets into tensorflow-datasets' folder, and compares its checksums.
+
+Its own downloader knows no timeout: without a network it tries for minutes, and a server that
+stalls blocks it for ever. Only the arrays are kept, see `prepared`; of an archive that holds
+several data sets those of all, so that it is downloaded once.
+"""
+
+import hashlib
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lenet_jax.data import archive, formats, prepared
+from lenet_jax.data.idx import RawSplits
+from lenet_jax.data.registry import INFO
+from lenet_jax.files import expand_user
+
+CONNECT_TIMEOUT_S = 3  # without an answer a server counts as unreachable
+READ_TIMEOUT_S = 30  # without a byte a download is given up
+
+_CHUNK = 1 << 16
+
+
+class UnavailableError(ValueError):
+    """The data set is not on this machine and cannot be downloaded."""
+
+
+def default_folder() -> Path:
+    """The folder in which tensorflow-datasets keeps data sets; without a home folder an error."""
+    if named := os.environ.get("TFDS_DATA_DIR"):
+        return expand_user(named, "TFDS_DATA_DIR")
+    try:
+        return Path("~/tensorflow_datasets").expanduser()
+    except RuntimeError as error:
+        raise UnavailableError(
+            "neither TFDS_DATA_DIR nor a home folder to look into: name a folder with --data_dir"
+        ) from error
+
+
+def download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
+    """Fetches the files of a data set and keeps their arrays: all of them or nothing."""
+    info, missing = INFO[name], prepared.describe_missing(name, folder)
+    smallest = min(info.files, key=lambda file: info.files[file][0])
+    try:
+        if reason := _unreachable(f"{info.url}{smallest}"):
+            raise ValueError(f"{info.url} cannot be reached: {reason}")
+        folder.mkdir(parents=True, exist_ok=True)
+        # In `folder`, so that a folder that cannot be written to is known before the download.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as downloads:
+            for file, (size, sha256) in info.files.items():
+                log(f"downloading {info.url}{file} ({size:,} bytes)")
+                if _fetch(f"{info.url}{file}", size, Path(downloads, file)) != sha256:
+                    raise ValueError(f"{info.url}{file} differs from tensorflow-datasets' checksum")
+            return _keep(name, folder, Path(downloads), log)
+    except (OSError, ValueError, ImportError) as error:
+        instead = formats.how_to_get(name)
+        raise UnavailableError(
+            f"{missing}, and the download failed ({error}): {instead}"
+        ) from error
+
+
+def _keep(name: str, folder: Path, downloads: Path, log: Callable[[str], None]) -> RawSplits:
+    """The arrays of `name`, kept in `folder` with those of all data sets in the same files."""
+    together = [each for each in INFO if INFO[each].files == INFO[name].files]
+    wanted = {file for each in together for file in formats.file_names(each)}
+    for file in INFO[name].files:
+        if file.endswith(archive.SUFFIXES):
+            log(f"unpacking {file}")
+            path = downloads / file
+            archive.unpack(path, downloads, lambda member: member.removesuffix(".gz") in wanted)
+            path.unlink()  # half a gigabyte less while the arrays are written
+    for each in sorted(together, key=lambda each: each == name):  # `name` last, to return it
+        found = formats.read(each, downloads)
+        if found is None:
+            raise ValueError(f"{', '.join(formats.file_names(each))} missing in the download")
+        prepared.write_cache(each, folder, found[1])
+    return found[1]
+
+
+def _fetch(url: str, size: int, file: Path) -> str:
+    """Writes at most one byte more than `size`, with a bar on a terminal; returns the SHA-256."""
+    import urllib.request
+    from http.client import HTTPException
+
+    from tqdm import tqdm
+
+    digest, left = hashlib.sha256(), size + 1
+    with (
+        file.open("xb") as stream,
+        tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
+        try:
+            with urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response:
+                while chunk := response.read(min(_CHUNK, left)):
+                    stream.write(chunk)
+                    digest.update(chunk)
+                    left -= len(chunk)
+                    bar.update(len(chunk))
+        except (OSError, HTTPException) as error:
+            raise ValueError(f"{url}: {_error_text(error)}") from error
+    return digest.hexdigest()
+
+
+def _unreachable(url: str) -> str | None:
+    """Why `url` does not answer, known within `CONNECT_TIMEOUT_S`, or None if it does."""
+    import urllib.request
+
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
+                answers.put(None)
+        except Exception as error:  # any error is a reason, which the main thread reports
+            answers.put(_error_text(error))
+
+    try:  # in a thread, because no timeout covers the look-up of the name
+        threading.Thread(target=ask, daemon=True).start()
+        return answers.get(timeout=CONNECT_TIMEOUT_S)
+    except queue.Empty:
+        return f"no answer within {CONNECT_TIMEOUT_S} s"
+    except RuntimeError as error:  # the machine has no thread left
+        return str(error)
+
+
+def _error_text(error: Exception) -> str:
+    if hasattr(error, "close"):  # an HTTPError is also the open response
+        error.close()
+    text = str(error).removeprefix("<urlopen error ").removesuffix(">")
+    return text or type(error).__name__
