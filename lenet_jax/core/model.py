@@ -128,9 +128,9 @@ class LeNet(nn.Module):
 def _check_shape(images: jax.Array, in_channels: int) -> None:
     shape = (IMAGE_SIZE, IMAGE_SIZE, in_channels)
     if images.ndim != 4 or images.shape[1:] != shape:
-        hint = (
-            "add a batch axis with images[None]" if images.shape == shape else "channels come last"
-        )
+        hint = "channels come last"
+        if images.shape == shape:
+            hint = "add a batch axis with images[None]"
         raise ValueError(
             f"LeNet takes images of shape [batch, {', '.join(map(str, shape))}], got "
             f"{list(images.shape)}; {hint}"
