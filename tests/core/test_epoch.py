@@ -56,8 +56,8 @@ def as_floats(images, labels):
     ("spoil", "error", "match"),
     [
         (as_floats, TypeError, "images must be uint8 pixels from 0 to 255, got float32"),
-        (lambda images, labels: (images, labels[1:], B), ValueError, "50 and 49"),
-        (lambda images, labels: (images[1:], labels, B), ValueError, "49 and 50"),
+        (lambda images, labels: (images, labels[1:], B), ValueError, "got 49 and 50"),
+        (lambda images, labels: (images[1:], labels, B), ValueError, "got 50 and 49"),
         (lambda images, labels: (images, labels, N + 1), ValueError, "batch_size=51"),
         (lambda images, labels: (images, labels, 0), ValueError, "batch_size=0"),
     ],

@@ -103,7 +103,7 @@ def test_a_batch_is_shared_by_as_many_devices_of_each_process_and_members_by_its
     for index, out in enumerate(joined[1]):
         assert "batch [0, 1]\n" in out
         assert f"members {DEVICES[index] * [index]}\n" in out
-        assert "batch_size=65 has no equal parts for 2 processes\n" in out
+        assert "batch_size=65 cannot be divided among 2 processes\n" in out
 
 
 def test_two_processes_train_one_network_to_the_bits_of_one_process_with_two_devices(joined):
