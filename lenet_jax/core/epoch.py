@@ -101,8 +101,7 @@ def train_steps(
     """Consumes its state: part of an epoch, so that a caller can show progress or stop.
 
     Args:
-      state: from `create_train_state`.
-      split: of uint8 images.
+      state, split: see `train_epoch`.
       order: int32 [S, B] from `epoch_order`.
       start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
         compiled function.
@@ -151,29 +150,30 @@ def train_epoch(
     >>> int(state.step)
     2
     """
-    check_split(split)
-    count = len(split.images)
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size} must be from 1 to the number of images, {count}")
-    order = epoch_order(key, count, batch_size=batch_size)
+    check_split(split, batch_size)
+    order = epoch_order(key, len(split.images), batch_size=batch_size)
     steps = len(order)
     run = _data_parallel(mesh, loss_fn)
     state, sums = run(state, split, order, 0, steps, seeds.augment_key(key), augment_config)
     return state, jax.tree.map(lambda total: total / steps, sums)
 
 
-def check_split(split: Split) -> None:
-    """Validates a split.
+def check_split(split: Split, batch_size: int = 1) -> None:
+    """Validates a split that is used in batches.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: the numbers of images and labels differ.
+      ValueError: the numbers of images and labels differ, or are less than a batch.
     """
     _check_images(split.images)
     if len(split.images) != len(split.labels):
         raise ValueError(
             "there must be as many labels as images, got "
             f"{len(split.labels)} and {len(split.images)}"
+        )
+    if not 1 <= batch_size <= len(split.images):
+        raise ValueError(
+            f"batch_size={batch_size} must be from 1 to the number of images, {len(split.images)}"
         )
 
 

@@ -201,12 +201,8 @@ def multi_margin(
 ) -> jax.Array:
     """Mean over classes of max(0, margin - score of the label + score)^p: `nn.MultiMarginLoss`.
 
-    Args:
-      scores: [B, C].
-      labels: [B], integer.
-      p: 1 or 2.
-      margin: the lead that the label's score needs for a loss of 0.
-      weight: [C]; scales each example by its label's weight. The mean divides by B.
+    Scores are [B, C], labels [B], p is 1 or 2. `weight` [C] scales each example by its label's
+    weight, and the mean divides by B.
 
     >>> float(multi_margin(jnp.array([[3.0, 2.5, 0.0, 0.0]]), jnp.array([0])))
     0.125
@@ -224,13 +220,8 @@ def multi_margin(
 
 # The losses that serve as `loss_fn(logits [B, C], labels [B])` without further options.
 CLASSIFICATION: dict[str, Callable[..., jax.Array]] = {
-    "cross_entropy": cross_entropy,
-    "mse": mse,
-    "l1": l1,
-    "smooth_l1": smooth_l1,
-    "huber": huber,
-    "bce_with_logits": bce_with_logits,
-    "multi_margin": multi_margin,
+    loss.__name__: loss
+    for loss in (cross_entropy, mse, l1, smooth_l1, huber, bce_with_logits, multi_margin)
 }
 
 

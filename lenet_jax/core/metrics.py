@@ -55,13 +55,8 @@ def reliability(
     Bin m of M holds the confidences in (m/M, (m+1)/M], as in Guo et al., "On Calibration of Modern
     Neural Networks" (2017), section 2.
 
-    Args:
-      probabilities: [B, C]. labels: [B].
-      bins: M.
-
-    Returns:
-      The number of examples (int32), their mean confidence and their accuracy, [M] each; all three
-      are 0 in an empty bin.
+    For probabilities [B, C] and labels [B], it returns the number of examples (int32), their mean
+    confidence and their accuracy, [M] each; all three are 0 in an empty bin.
 
     >>> [part.tolist() for part in reliability(jnp.array([[0.25, 0.75]]), jnp.array([1]), bins=2)]
     [[0, 1], [0.0, 0.75], [0.0, 1.0]]

@@ -97,9 +97,19 @@ class LeNet(nn.Module):
         fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
         return self.conv_relu_pool or fastest
 
+    def _check_shape(self, images: jax.Array) -> None:
+        shape = (IMAGE_SIZE, IMAGE_SIZE, self.in_channels)
+        if images.shape[1:] != shape:
+            alone = images.shape == shape
+            hint = "add a batch axis with images[None]" if alone else "channels come last"
+            raise ValueError(
+                f"LeNet takes images of shape [batch, {', '.join(map(str, shape))}], got "
+                f"{list(images.shape)}; {hint}"
+            )
+
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        _check_shape(images, self.in_channels)
+        self._check_shape(images)
         shapes, op = self.kernel_shapes(), self.op()
         # On apply, Flax needs only the shape of a parameter.
         init: InitFn = lambda key, shape, fan_in: jnp.zeros(shape)
@@ -123,18 +133,6 @@ class LeNet(nn.Module):
                 layer = f"Linear(in_features={inputs}, out_features={outputs}, bias=True)"
             lines.append(f"  ({name}): {layer}")
         return "\n".join(["LeNet(", *lines, ")"])
-
-
-def _check_shape(images: jax.Array, in_channels: int) -> None:
-    shape = (IMAGE_SIZE, IMAGE_SIZE, in_channels)
-    if images.ndim != 4 or images.shape[1:] != shape:
-        hint = "channels come last"
-        if images.shape == shape:
-            hint = "add a batch axis with images[None]"
-        raise ValueError(
-            f"LeNet takes images of shape [batch, {', '.join(map(str, shape))}], got "
-            f"{list(images.shape)}; {hint}"
-        )
 
 
 def model_for(params: Any) -> LeNet:

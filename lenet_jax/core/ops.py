@@ -11,7 +11,7 @@ Array names end in their axes: T tiles of L lanes hold the B images; C input and
 H x W input, P x Q pooled output, k x k kernel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, reduce
 from itertools import chain, product
 
@@ -329,9 +329,7 @@ def _sum_last(x: jax.Array, axes: int) -> jax.Array:
     return x @ jnp.ones(x.shape[-1], x.dtype)
 
 
-def _slice(
-    x: jax.Array, start: Sequence[int], size: Sequence[int], step: Sequence[int] | None = None
-):
+def _slice(x, start, size, step=None):
     step = step or (1,) * x.ndim
     stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, size, step, strict=True)]
     return lax.slice(x, start, stop, step)

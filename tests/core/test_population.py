@@ -247,7 +247,7 @@ def test_lists_are_numbers_too():
     [
         ({"epochs": 0}, "epochs=0: must be at least 1"),
         ({"slice_size": 0}, "slice_size=0: must be at least 1"),
-        ({"batch_size": M + 1}, "batch_size=161: there are only 160 images"),
+        ({"batch_size": M + 1}, "batch_size=161 must be from 1 to the number of images, 160"),
     ],
 )
 def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):
