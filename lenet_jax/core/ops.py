@@ -132,7 +132,7 @@ def _backward(residuals, g_TKPQL):
     x_TCHWL, kernel, out_TKPQL, corner_TKPQL = residuals
     active = lambda g, out: jnp.where(out > 0, g, 0)
     g_TKPQL = _fusion_barrier(active, _row_major(g_TKPQL), out_TKPQL)
-    d_x = _input_gradient(g_TKPQL, corner_TKPQL, kernel)  # eliminated in the first layer
+    d_x = _input_gradient(g_TKPQL, corner_TKPQL, kernel)  # dead code in the first layer
     d_kernel = _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL)
     return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)
 
@@ -149,7 +149,7 @@ def _pooled(x_TCHWL, kernel, bias):
 @partial(jax.jit, inline=True)
 def _pooled_with_corner(x_TCHWL, kernel, bias):
     # Slicing first lets all channels share one trace, which saves 0.07 s of startup. The slices are
-    # written to memory: no cost in a training step, but 5 to 10 % of inference, hence not there.
+    # written to memory, which costs a training step nothing but would slow inference by 5 to 10 %.
     channel = lambda a, c, axis: lax.slice_in_dim(a, c, c + 1, axis=axis)
     rows = [
         _correlate(channel(x_TCHWL, c, 1), channel(kernel, c, 2), 0) for c in range(kernel.shape[2])
@@ -266,9 +266,9 @@ def _windows_in_every_second_row(x_TCHWL, row, shape):
 
 @jax.jit  # called for both halves of the channels: traced and lowered once
 def _sum_of_windows(g_TKPQL, corner_TKPQL, windows):
-    """The sum of g times the window of the argmax corner, of each four `windows`.
+    """The sum, over groups of four `windows`, of g times the window at the argmax corner.
 
-    Loads limit this loop: to select a window and multiply it once is faster than four products.
+    Loads limit this loop: one product with a selected window is faster than four products.
     """
     shape = windows[0][0].shape
     T, K, P, Q, L = g_TKPQL.shape

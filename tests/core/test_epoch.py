@@ -35,9 +35,8 @@ def split() -> Split:
     return random_split(N)
 
 
-PLAIN = LeNet(
-    conv_relu_pool=ops.conv_relu_pool_plain
-)  # compiles sooner, for what does not depend on the form
+# Compiles faster; for tests that do not depend on the operation.
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 
 
 def fresh_state(model=PLAIN):

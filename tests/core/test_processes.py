@@ -21,10 +21,10 @@ from lenet_jax.core.step import create_train_state
 
 ROOT = Path(__file__).parents[2]
 DEVICES = (2, 1)  # of the two processes: of the first, one is left over
-PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)  # compiles sooner
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)  # compiles faster
 
 
-class OneLayer(nn.Module):  # sooner still
+class OneLayer(nn.Module):  # faster still
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         return nn.Dense(10)(images.reshape(len(images), -1))
