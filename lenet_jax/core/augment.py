@@ -74,7 +74,7 @@ def augment(
     draws = jax.random.uniform(affine_key, (6, parts * batch), minval=-1.0, maxval=1.0)
     bends = jax.random.normal(elastic_key, (GRID**2, 2, parts * batch))
     own = lambda array: array
-    if axis_name is not None:  # all draw for the whole batch, so that any number draws the same
+    if axis_name is not None:  # drawn for the whole batch, independent of the number of devices
         first = lax.axis_index(axis_name) * batch
         own = lambda array: lax.dynamic_slice_in_dim(array, first, batch, -1)
     draws, bends = own(draws), config.elastic * own(bends)

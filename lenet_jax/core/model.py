@@ -1,7 +1,4 @@
-"""LeNet, the network of PyTorch's "Neural Networks" tutorial, as a Flax module.
-
-B is the batch.
-"""
+"""LeNet, the network of PyTorch's "Neural Networks" tutorial, as a Flax module; B is the batch."""
 
 import math
 from collections.abc import Callable
@@ -23,9 +20,9 @@ IMAGE_SIZE = 32  # pixels per side
 class TorchUniform:
     """Initialises kernels and biases as PyTorch's `Conv2d` and `Linear` do: uniform in ±1/√fan_in.
 
-    PyTorch spells it `kaiming_uniform_(a=sqrt(5))` (pytorch/pytorch#57109). Flax's defaults,
-    LeCun-normal kernels and zero biases, are another distribution. All arrays of a network are cut
-    from one draw of `size` numbers: a draw for each takes ten times as long to compile.
+    PyTorch spells it `kaiming_uniform_(a=sqrt(5))` (pytorch/pytorch#57109). Flax's defaults are
+    LeCun-normal kernels and zero biases. All arrays of a network are cut from one draw of `size`
+    numbers, because a draw for each takes ten times as long to compile.
     """
 
     def __init__(self, key: jax.Array, size: int) -> None:
@@ -138,12 +135,9 @@ class LeNet(nn.Module):
 def model_for(params: Any) -> LeNet:
     """The network with these parameters: their shapes give its classes and channels.
 
-    >>> model_for(LeNet(26, 3).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
-    ... # doctest: +ELLIPSIS
-    LeNet(
-      (conv1): Conv(3, 6, ...
-      (fc3): Linear(in_features=84, out_features=26, bias=True)
-    )
+    >>> params = LeNet(26, 3).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    >>> sizes(model_for(params))
+    '26 classes and 3 channels'
     """
     return LeNet(params["fc3"]["bias"].shape[0], params["conv1"]["kernel"].shape[2])
 
@@ -154,7 +148,7 @@ def count_params(params: Any) -> int:
 
 
 def sizes(model: LeNet) -> str:
-    """For messages.
+    """The model's sizes, for messages.
 
     >>> sizes(LeNet())
     '10 classes and 1 channel'

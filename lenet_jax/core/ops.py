@@ -110,7 +110,7 @@ def _check(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> None:
 
 
 @jax.custom_vjp
-@jax.jit  # so that, called outside of a jit, its constants follow the devices of its arguments
+@jax.jit  # outside of another jit, the constants then follow the devices of the arguments
 def _tiled(x_TCHWL, kernel, bias):
     """The forward pass of inference, which does not need the argmax corners."""
     return _row_major(_fusion_barrier(_pooled, _row_major(x_TCHWL), kernel, bias))

@@ -93,14 +93,13 @@ def train(
         mesh = make_member_mesh(count)
         part = _pad_to_mesh(part, mesh)
         states = shard(mesh, create(part, optimizer, schedule_fn, model))
+        train_chunk = partial(train_steps, mesh=mesh, augment_kind=augment_kind)
         replicated = replicate(mesh, split)
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
             for start, stop in _iter_chunks(steps):
                 chunk = (replicated, orders, number, start, stop)
-                states, sums = train_steps(
-                    states, part, *chunk, mesh=mesh, augment_kind=augment_kind
-                )
+                states, sums = train_chunk(states, part, *chunk)
                 curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
                 log_updates((stop - start) * count)
         curves = jax.tree.map(lambda *points: np.stack(points, axis=1), *curve)
@@ -113,7 +112,7 @@ def train(
 
 
 def num_members(members: MemberConfig) -> int:
-    """N.
+    """N, after validation.
 
     Raises:
       ValueError: `seed` is not an array [N], or another field has another length.

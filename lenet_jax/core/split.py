@@ -21,5 +21,5 @@ class Split(NamedTuple):
 
 
 def take(split: Split, rows: np.ndarray | slice) -> Split:
-    """The examples at `rows`; the normalisation stays that of the whole split."""
+    """The examples at `rows`, with the normalisation of the whole split."""
     return split._replace(images=split.images[rows], labels=split.labels[rows])
