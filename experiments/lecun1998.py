@@ -29,7 +29,7 @@ from _results import write_json, write_markdown
 from tqdm import tqdm
 
 from lenet_jax import cli, data
-from lenet_jax.core import augment, metrics, population
+from lenet_jax.core import augment, losses, metrics, population
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.split import Split
 
@@ -252,7 +252,7 @@ def measure(log_probabilities: jax.Array, labels: jax.Array) -> dict[str, float]
     """Errors in percent and nats per image, from log-probabilities [M, 10]."""
     return {
         "error": 100 * (1 - float(metrics.accuracy(log_probabilities, labels))),
-        "log_likelihood": -float(metrics.negative_log_likelihood(log_probabilities, labels)),
+        "log_likelihood": -float(losses.nll(log_probabilities, labels)),
         "calibration_error": 100
         * float(metrics.calibration_error(jnp.exp(log_probabilities), labels)),
     }

@@ -27,7 +27,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
     import jax
     import jax.numpy as jnp
 
-    from lenet_jax import create_train_state, make_optimizer, train_step
+    from lenet_jax import LeNet, create_train_state, make_optimizer, train_step
     from lenet_jax.core import jit, ops
     from lenet_jax.core.model import Linear
 
@@ -53,18 +53,18 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
         return lambda: jax.block_until_ready(fast(*args))
 
     def dense() -> Callable[[], Any]:
-        keys = jax.random.split(jax.random.key(0), 4)
+        keys, names = jax.random.split(jax.random.key(0)), ("fc1", "fc2", "fc3")
         x = jax.random.normal(keys[0], (BATCH, 400))
-        layers = [Linear(400, 120), Linear(120, 84), Linear(84, 10)]
-        params = [
-            layer.init(key, jnp.zeros((1, layer.in_features)))
-            for layer, key in zip(layers, keys[1:], strict=True)
-        ]
+        params = LeNet().init(keys[1], jnp.zeros((1, 32, 32, 1)))["params"]
+        params = {name: params[name] for name in names}
+        zeros = lambda key, shape, fan_in: jnp.zeros(shape)  # not used: params are given
 
         def loss(params: Any, x: jax.Array) -> jax.Array:
-            for layer, p in zip(layers[:2], params[:2], strict=True):
-                x = jax.nn.relu(layer.apply(p, x))
-            return jnp.square(layers[2].apply(params[2], x)).sum()
+            for name in names:
+                layer = Linear(params[name]["kernel"].shape, zeros)
+                x = layer.apply({"params": params[name]}, x)
+                x = x if name == "fc3" else jax.nn.relu(x)
+            return jnp.square(x).sum()
 
         return compiled(jax.grad(loss, argnums=(0, 1)), params, x)
 

@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: no flag, file, clock or print."""
+"""Pure functions from arrays to arrays: no flag, file, clock or print."""

@@ -1,7 +1,7 @@
-"""Passes over all of a split that lies on the device as uint8, each one compiled function.
+"""Passes over a whole split, kept on the device as uint8, each as one compiled function.
 
-N is the number of images, B the batch, S = N // B the steps per epoch. Devices can share each
-batch, also those of several processes (see `sharding`):
+N is the number of images, B the batch, S = N // B the steps per epoch. Several devices can share
+each batch, also across processes (see `sharding`):
 
     mesh = sharding.make_batch_mesh(batch_size)
     state, split = sharding.replicate(mesh, (state, split))
@@ -20,35 +20,30 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from lenet_jax.core import losses, metrics, seeds
+from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import AugmentConfig, augment
 from lenet_jax.core.jit import jit
 from lenet_jax.core.sharding import BATCH
 from lenet_jax.core.split import Split
-from lenet_jax.core.step import LossFn, Metrics, TrainState, apply, update
+from lenet_jax.core.step import LossFn, Metrics, TrainState, apply, measure, update
 
 
 def normalize(
     images: jax.Array, mean: ArrayLike | Sequence[float], std: ArrayLike | Sequence[float]
 ) -> jax.Array:
-    """uint8 pixels to float32, with mean and standard deviation of training pixels in 0..1.
+    """uint8 pixels [..., channels] to float32, by the training pixels' mean and deviation in 0..1.
 
-    Args:
-      images: [..., channels].
-      mean, std: a number each, or one per channel.
+    `mean` and `std` are one number each, or one per channel.
     """
     mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in (mean, std))
-    if mean.ndim:  # one number is left as it is, whose last bits are known
+    if mean.ndim:  # a single number stays a scalar, so that the last bits do not change
         mean, std = (jnp.expand_dims(each, range(images.ndim - 1)) for each in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 @partial(jax.jit, static_argnames=("num_examples", "batch_size"))
 def epoch_order(key: jax.Array, num_examples: int, *, batch_size: int) -> jax.Array:
-    """A random order as batches of indices: int32 [S, B].
-
-    The N % B examples left over stay out of this epoch; the next epoch's order is another one.
-    """
+    """A random order as batches of indices: int32 [S, B]; N % B random examples are left out."""
     steps = num_examples // batch_size
     order = jax.random.permutation(key, num_examples)[: steps * batch_size]
     return order.reshape(steps, batch_size)
@@ -66,13 +61,12 @@ def run_steps(
     augment_config: AugmentConfig | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """A part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`.
+    """Part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`.
 
     With an `axis_name`, `order` is this device's part of each batch; see `step.update`.
     """
-
     if augment_config is not None and key is None:
-        raise ValueError("augment_config needs a key to draw the augmented images from")
+        raise ValueError("augment_config needs a key for its random draws")
 
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
@@ -104,21 +98,19 @@ def train_steps(
     augment_config: AugmentConfig | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: a part of an epoch, so that a caller can show progress or stop.
+    """Consumes its state: part of an epoch, so that a caller can show progress or stop.
 
     Args:
-      state: from `create_train_state`.
-      split: of uint8 images.
+      state, split: see `train_epoch`.
       order: int32 [S, B] from `epoch_order`.
-      start, stop: which rows of `order`; data, so that every part of an epoch is the same
+      start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
         compiled function.
-      key, augment_config: of the augmented images, see `augment`; the key decides those of the
-        epoch. None for none.
-      mesh: from `sharding.make_batch_mesh`: devices that share each batch, of which `loss_fn` is
-        to be a mean; None for one device.
+      key, augment_config: see `augment`; one key for the whole epoch. None: no augmentation.
+      mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
+        `loss_fn` must be a mean. None: one device.
 
     Returns:
-      The state after them and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
+      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
     """
     run = _data_parallel(mesh, loss_fn)
     return run(state, split, order, start, stop, key, augment_config)
@@ -140,16 +132,15 @@ def train_epoch(
     Args:
       state: from `create_train_state`.
       split: of uint8 images, such as `data.load("digits").train`.
-      key: decides the order and the augmented images; fold the number of the epoch in.
-      augment_config: see `augment`; None for the images as they are.
-      mesh: of devices that share each batch, see `train_steps`.
+      key: decides the order and the augmented images; fold in the number of the epoch.
+      augment_config, mesh: see `train_steps`.
 
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: there are not as many labels as images, or fewer than a batch.
+      ValueError: the numbers of images and labels differ, or are less than a batch.
 
     >>> from lenet_jax import create_train_state, make_optimizer
     >>> state = create_train_state(jax.random.key(0), make_optimizer("adam"))
@@ -159,62 +150,62 @@ def train_epoch(
     >>> int(state.step)
     2
     """
-    check_split(split)
-    count = len(split.images)
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size} must be from 1 to the number of images, {count}")
-    order = epoch_order(key, count, batch_size=batch_size)
+    check_split(split, batch_size)
+    order = epoch_order(key, len(split.images), batch_size=batch_size)
     steps = len(order)
     run = _data_parallel(mesh, loss_fn)
     state, sums = run(state, split, order, 0, steps, seeds.augment_key(key), augment_config)
     return state, jax.tree.map(lambda total: total / steps, sums)
 
 
-def check_split(split: Split) -> None:
-    """Sees that a split is of pixels, and has as many labels as images.
+def check_split(split: Split, batch_size: int = 1) -> None:
+    """Validates a split that is used in batches.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: there are not as many labels as images.
+      ValueError: the numbers of images and labels differ, or are less than a batch.
     """
     _check_images(split.images)
     if len(split.images) != len(split.labels):
         raise ValueError(
-            "images and labels must be as many of each, got "
-            f"{len(split.images)} and {len(split.labels)}"
+            "there must be as many labels as images, got "
+            f"{len(split.labels)} and {len(split.images)}"
+        )
+    if not 1 <= batch_size <= len(split.images):
+        raise ValueError(
+            f"batch_size={batch_size} must be from 1 to the number of images, {len(split.images)}"
         )
 
 
 def _check_images(images: jax.Array | np.ndarray) -> None:
     if images.dtype != jnp.uint8:
         raise TypeError(
-            f"images must be uint8 pixels from 0 to 255, got {images.dtype}: they are divided by "
-            "255 and normalised here; of images in 0..1 give (255 * images).astype(numpy.uint8)"
+            f"images must be uint8 pixels from 0 to 255, got {images.dtype}: this function scales "
+            "and normalises them; convert images in 0..1 by (255 * images).astype(numpy.uint8)"
         )
 
 
 def _data_parallel(mesh: Mesh | None, loss_fn: LossFn) -> Callable:
-    """`run_steps` on the devices of a mesh, each with its part of every batch."""
+    """`run_steps` on the devices of a mesh, each with an equal part of every batch."""
     axis_name = None if mesh is None or mesh.size == 1 else BATCH
 
     def run(state, split, order, start, stop, key, augment_config):
-        how = {"key": key, "augment_config": augment_config, "axis_name": axis_name}
-        return run_steps(state, split, order, start, stop, loss_fn=loss_fn, **how)
+        options = {"key": key, "augment_config": augment_config, "axis_name": axis_name}
+        return run_steps(state, split, order, start, stop, loss_fn=loss_fn, **options)
 
     if axis_name is None:
         return run
     replicated, batch_sharded = PartitionSpec(), PartitionSpec(None, BATCH)
     specs = (replicated, replicated, batch_sharded, *(replicated,) * 4)
-    # Unchecked, as in `population`: the loop's zeros would have to be marked as different.
+    # check_vma would require marking the loop's initial zeros as different on each device.
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
 
 
 @partial(jit, static_argnames=("model", "batch_size"))
 def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 1000) -> jax.Array:
-    """Logits [N, classes] of a split, whose labels are not looked at.
+    """Logits [N, classes] of a split, whose labels are ignored.
 
-    At most `batch_size` images are in work at a time; the N % B that do not fill a batch are a
-    smaller batch of their own.
+    It processes `batch_size` images at a time, and the remaining N % B as a smaller batch.
 
     Raises:
       TypeError: the images are not uint8.
@@ -241,14 +232,11 @@ def evaluate(
     batch_size: int = 1000,
     loss_fn: LossFn = losses.cross_entropy,
 ) -> Metrics:
-    """{"loss", "accuracy"} of a split, every image counted once; see `predict`.
+    """{"loss", "accuracy"} of a split, with every image counted once; see `predict`.
 
     Raises:
       TypeError, ValueError: as `check_split`.
     """
     check_split(split)
     logits = predict(state.model, state.params, split, batch_size=batch_size)
-    return {
-        "loss": loss_fn(logits, split.labels),
-        "accuracy": metrics.accuracy(logits, split.labels),
-    }
+    return measure(logits, split.labels, loss_fn)

@@ -16,16 +16,16 @@ _TOP = get_opaque_trace_state()  # nothing is being traced
 
 
 def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
-    """`jax.jit(function, **options)`, with `ops.CPU_COMPILER_OPTIONS` where they can be given.
+    """`jax.jit(function, **options)`, on a CPU with `ops.CPU_COMPILER_OPTIONS`.
 
-    JAX takes compiler options at the outermost `jit` only. Called inside another transformation
-    (`jit`, `vmap`, `scan`, ...), the function becomes part of the caller's, and the options
-    are the caller's to give: `jax.jit(step, compiler_options=ops.CPU_COMPILER_OPTIONS)`.
+    JAX accepts compiler options at the outermost `jit` only. Inside another transformation (`jit`,
+    `vmap`, `scan`, ...) the function becomes part of the caller's compiled function, which needs
+    the options itself: `jax.jit(step, compiler_options=ops.CPU_COMPILER_OPTIONS)`.
     """
     inner = jax.jit(function, **options)
 
     @functools.cache
-    def outer() -> jax.stages.Wrapped:  # asks for the backend at the first call, not at the import
+    def outer() -> jax.stages.Wrapped:  # at the first call: an import must not start the backend
         on_cpu = jax.default_backend() == "cpu"
         chosen = _known(tuple(ops.CPU_COMPILER_OPTIONS.items())) if on_cpu else None
         return jax.jit(function, compiler_options=chosen, **options)
@@ -43,7 +43,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
 @functools.cache
 def _known(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """The options that the installed compiler takes: experimental ones may go in any version."""
+    """The options that the installed compiler accepts: any version may drop experimental ones."""
 
     def compiles(*options: tuple[str, str]) -> bool:
         try:
@@ -58,7 +58,7 @@ def _known(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
     unknown = ", ".join(name for name, _ in options if name not in known)
     warnings.warn(
         f"jaxlib {jax.lib.__version__} does not know the compiler option {unknown}: "
-        "lenet_jax works, but slower",
+        "lenet_jax works, but more slowly",
         stacklevel=2,
     )
     return known

@@ -3,11 +3,10 @@
 B is the batch, C the number of classes. Every loss is computed per element or per example first
 and reduced last: `reduction` is "mean", "sum" or "none", with torch's meaning for each loss.
 
-Shapes are checked at the door: targets have the shape of the predictions, or are integer class
-labels [B] for predictions [B, C], which regression losses and `bce_with_logits` then compare with
-one-hot targets (the tutorial's MSE, for classification). A label that is no class makes its
-loss NaN, where PyTorch raises: a jitted function can't, and 0 or another class's loss would be
-silent.
+Shapes are validated on entry: targets have the shape of the predictions, or are integer class
+labels [B] for predictions [B, C]. Regression losses and `bce_with_logits` turn such labels into
+one-hot targets (the tutorial's MSE, for classification). A label outside 0..C-1 makes its loss NaN:
+PyTorch raises, but a jitted function cannot, and any other value would hide the mistake.
 """
 
 from collections.abc import Callable
@@ -33,7 +32,7 @@ def mse(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "m
 
 
 def l1(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
-    """Absolute error: `torch.nn.L1Loss`, whose gradient at 0 is 0 (that of `jnp.abs` is 1).
+    """Absolute error: `torch.nn.L1Loss`, with its gradient of 0 at 0 (where `jnp.abs` has 1).
 
     >>> float(l1(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
     1.0
@@ -62,11 +61,7 @@ def smooth_l1(
 
 
 def huber(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    delta: float = 1.0,
-    reduction: Reduction = "mean",
+    predictions: ArrayLike, targets: ArrayLike, *, delta: float = 1.0, reduction: Reduction = "mean"
 ) -> jax.Array:
     """Half the squared error within delta of the target, linear beyond: `torch.nn.HuberLoss`.
 
@@ -93,14 +88,13 @@ def cross_entropy(
     Args:
       logits: [B, C].
       targets: class labels [B], or one-hot or soft targets [B, C].
-      weight: [C], of the classes. With labels the mean is divided by the weights of the labels
-        that occur, with soft targets by B, as torch does.
-      ignore_index: examples with this label count for nothing.
+      weight: [C], one per class. As in torch, the mean divides by the sum of the labels' weights,
+        or by B if the targets are soft.
+      ignore_index: examples with this label contribute nothing.
       label_smoothing: in 0..1; may be traced, so that a population can sweep it.
-      reduction: "none" gives [B].
 
     Returns:
-      A scalar or [B]. The mean of no example is NaN, as torch's.
+      A scalar, or [B] if not reduced. The mean over no examples is NaN, as in torch.
 
     >>> round(float(cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 7]))), 4)
     2.3026
@@ -116,7 +110,7 @@ def cross_entropy(
         (logits, targets), kept = _same_shape(logits, targets), jnp.array(True)
     weight = _class_weights(weight, logits)  # [1, C]
     smooth = jnp.where(kept, optax.smooth_labels(targets, label_smoothing), 0)  # [B, C]
-    # The safe form takes 0 * log 0 as 0: a logit of -inf rules a class out, as in torch.
+    # The safe form defines 0 * log 0 as 0: a logit of -inf rules a class out, as in torch.
     values = optax.losses.safe_softmax_cross_entropy(logits, weight * smooth)  # [B]
     return _reduce(values, reduction, jnp.sum(weight * targets) if labels_given else None)
 
@@ -131,7 +125,7 @@ def nll(
 ) -> jax.Array:
     """Negative log-likelihood of class labels [B] under log_probs [B, C]: `torch.nn.NLLLoss`.
 
-    `weight` [C] and `ignore_index` are `cross_entropy`'s; "none" gives [B].
+    `weight` [C] and `ignore_index` mean the same as in `cross_entropy`.
 
     >>> round(float(nll(jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1]))), 4)
     1.3863
@@ -152,8 +146,8 @@ def bce_with_logits(
 ) -> jax.Array:
     """Sigmoid and binary cross-entropy per element: `torch.nn.BCEWithLogitsLoss`.
 
-    `weight` scales every element, `pos_weight` the positive part of each; both broadcast to
-    the shape of the logits, and the mean is over elements, not over weights.
+    `weight` scales each element, `pos_weight` its positive part. Both broadcast to the shape of the
+    logits. The mean divides by the number of elements, not by the weights.
 
     >>> round(float(bce_with_logits(jnp.zeros((2, 3)), jnp.array([0, 2]))), 4)
     0.6931
@@ -179,8 +173,8 @@ def kl_div(
 ) -> jax.Array:
     """Kullback-Leibler divergence of log_probs from targets, per element: `torch.nn.KLDivLoss`.
 
-    The targets are probabilities, or their logarithms with `log_target`. "mean" divides by the
-    number of elements, as torch does; "batchmean" by the first axis, as mathematics does.
+    The targets are probabilities, or with `log_target` their logarithms. "mean" divides by the
+    number of elements, as torch does, "batchmean" by the batch size, as the definition does.
 
     >>> half = jnp.full((1, 2), 0.5)
     >>> float(kl_div(jnp.log(half), half, reduction="batchmean"))
@@ -207,13 +201,8 @@ def multi_margin(
 ) -> jax.Array:
     """Mean over classes of max(0, margin - score of the label + score)^p: `nn.MultiMarginLoss`.
 
-    Args:
-      scores: [B, C].
-      labels: [B], integer.
-      p: 1 or 2.
-      margin: by how much the label's score should lead.
-      weight: [C]; scales each example by its label's. The mean is over B, not over weights.
-      reduction: "none" gives [B].
+    Scores are [B, C], labels [B], p is 1 or 2. `weight` [C] scales each example by its label's
+    weight, and the mean divides by B.
 
     >>> float(multi_margin(jnp.array([[3.0, 2.5, 0.0, 0.0]]), jnp.array([0])))
     0.125
@@ -224,27 +213,22 @@ def multi_margin(
     scores, targets = _aligned(scores, labels)
     weighted = _class_weights(weight, scores) * targets  # [B, C]
     lead = _dot(targets, scores)[:, None] - scores  # [B, C]
-    # relu, not maximum: at the kink its gradient is 0 as torch's, that of maximum is 1/2.
+    # relu, because at the kink its gradient is 0, as torch's is; jnp.maximum's is 1/2.
     missing = jnp.where(targets == 1, 0, jax.nn.relu(margin - lead) ** p)
     return _reduce(jnp.sum(weighted, axis=1) * jnp.mean(missing, axis=1), reduction)
 
 
-# What `loss_fn(logits [B, C], labels [B])` can be: these take integer labels and need no option.
+# The losses that serve as `loss_fn(logits [B, C], labels [B])` without further options.
 CLASSIFICATION: dict[str, Callable[..., jax.Array]] = {
-    "cross_entropy": cross_entropy,
-    "mse": mse,
-    "l1": l1,
-    "smooth_l1": smooth_l1,
-    "huber": huber,
-    "bce_with_logits": bce_with_logits,
-    "multi_margin": multi_margin,
+    loss.__name__: loss
+    for loss in (cross_entropy, mse, l1, smooth_l1, huber, bce_with_logits, multi_margin)
 }
 
 
 def _reduce(values: jax.Array, reduction: str, weight_sum: jax.Array | None = None) -> jax.Array:
-    """`values` reduced; the mean is over `weight_sum` where one is given."""
+    """`values` reduced; the mean divides by `weight_sum` if it is given."""
     if reduction == "mean" and weight_sum is not None:
-        empty = weight_sum == 0  # the mean of nothing is NaN and pulls at nothing, as in torch
+        empty = weight_sum == 0  # as in torch, the mean is NaN then, and its gradient 0
         return jnp.where(empty, jnp.nan, jnp.sum(values) / jnp.where(empty, 1, weight_sum))
     if reduction == "mean":
         return jnp.mean(values)
@@ -262,21 +246,21 @@ def _same_shape(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, 
     if targets.shape != predictions.shape:
         raise ValueError(
             f"targets of shape {targets.shape} and type {targets.dtype} do not fit predictions of "
-            f"shape {predictions.shape}: give the same shape, or (where the loss takes them) "
+            f"shape {predictions.shape}: give the same shape, or (if the loss takes them) "
             "integer class labels [B] for predictions [B, C], C at least 2"
         )
     return predictions, targets.astype(predictions.dtype)
 
 
 def _are_labels(predictions: ArrayLike, targets: ArrayLike) -> bool:
-    # One class only is a regression [B, 1] with targets [B]: a mistake, not a classification.
+    # [B, 1] with [B] is a regression with a forgotten axis, not a classification into one class.
     shape = jnp.shape(predictions)
     fits = len(shape) == 2 and shape[1] >= 2 and jnp.shape(targets) == shape[:1]
     return fits and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
 
 
 def _aligned(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Both in the shape and type of the predictions: labels [B] become one-hot [B, C]."""
+    """Both with the shape and type of the predictions: labels [B] become one-hot [B, C]."""
     if not _are_labels(predictions, targets):
         return _same_shape(predictions, targets)
     labels, classes = jnp.asarray(targets, jnp.int32)[:, None], jnp.shape(predictions)[1]
@@ -296,7 +280,7 @@ def _require_labels(predictions: ArrayLike, labels: ArrayLike) -> None:
 def _kept(
     predictions: ArrayLike, labels: ArrayLike, ignore_index: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Predictions, one-hot targets [B, C] with 0 in ignored rows, and which are kept [B, 1]."""
+    """Predictions, one-hot targets [B, C] with zeros in ignored rows, and the kept rows [B, 1]."""
     labels = jnp.asarray(labels, jnp.int32)
     kept = labels != ignore_index  # [B]
     predictions, targets = _aligned(predictions, jnp.where(kept, labels, 0))
@@ -304,15 +288,15 @@ def _kept(
 
 
 def _class_weights(weight: ArrayLike | None, predictions: jax.Array) -> jax.Array:
-    """[1, C], ones if there are none."""
-    if predictions.ndim != 2:  # for torch the classes are axis 1, for optax the last one
+    """Weights [1, C], which default to 1."""
+    if predictions.ndim != 2:  # torch has the classes on axis 1, optax on the last
         raise ValueError(f"predictions must be [B, C], got shape {predictions.shape}")
     classes = predictions.shape[1]
     if weight is None:
         return jnp.ones((1, classes), predictions.dtype)
     weight = jnp.asarray(weight, predictions.dtype)
     if weight.shape != (classes,):
-        raise ValueError(f"weight must be [{classes}], one a class, got shape {weight.shape}")
+        raise ValueError(f"weight must be [{classes}], one per class, got shape {weight.shape}")
     return weight[None, :]
 
 
@@ -326,5 +310,5 @@ def _broadcast(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
 
 
 def _dot(weights: jax.Array, values: jax.Array) -> jax.Array:
-    """Row by row [B, C] . [B, C] -> [B], with 0 * inf = 0."""
+    """The dot product of each row, [B, C] . [B, C] -> [B], with 0 * inf = 0."""
     return jnp.sum(jnp.where(weights == 0, 0, weights * values), axis=1)

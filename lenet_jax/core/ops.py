@@ -1,19 +1,17 @@
-"""The hot operation, convolution, ReLU and 2x2 max-pool of a layer, and its reference.
+"""The hot operation (convolution, ReLU and 2x2 max-pool of a layer) and its reference.
 
-XLA:CPU is slow at a small convolution written the usual way: inside `lax.scan` its gradients run in
-an unoptimised loop nest (jax-ml/jax#12868), and the gradient of the pool is a serial scatter. What
-it compiles well is a long element-wise expression over a contiguous last axis. So the whole layer
-is one such expression: the images lie in the vector lanes, the k * k * C multiply-adds of an output
-are written out, and the four outputs under one pooled pixel share their loads. No patches are
-stored, nothing is scattered. Images a second in training steps of LeNet inside one scan, batch 64,
-2 busy cores with AVX-512, jaxlib 0.10.2, when the form was chosen: 30,000 so, 10,000 as patches and
-matrix products, 8,000 in PyTorch, 1,400 with `lax.conv`; today's: experiments/throughput.py.
+XLA:CPU compiles a small convolution poorly: inside `lax.scan` its gradients run in an unoptimised
+loop nest (jax-ml/jax#12868), and the gradient of the pool is a serial scatter. It compiles a long
+element-wise expression over a contiguous last axis well. So the whole layer is one such expression:
+the images lie in the vector lanes, the k * k * C multiply-adds of an output are written out, and
+the four outputs under one pooled pixel share their loads. No patches are stored, and nothing is
+scattered. experiments/conv_relu_pool.md has the measurements behind each choice.
 
 Array names end in their axes: T tiles of L lanes hold the B images; C input and K output channels,
 H x W input, P x Q pooled output, k x k kernel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, reduce
 from itertools import chain, product
 
@@ -22,27 +20,25 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-# For `jax.jit(whole_step, compiler_options=...)`, outermost jit only: vectors as wide as AVX-512's
-# (30,000 images a second instead of 17,000), and Eigen's matrix products instead of YNNPACK's,
-# which are up to 10 % slower here and have given wrong results (jax-ml/jax#39103).
+# For `jax.jit(whole_step, compiler_options=...)`, outermost jit only: vectors as wide as AVX-512's,
+# and Eigen's matrix products, because YNNPACK's have given wrong results (jax-ml/jax#39103).
 CPU_COMPILER_OPTIONS = {
     "xla_cpu_prefer_vector_width": "512",
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
-# Images a tile, at most: a multiple of VECTOR_WIDTH, the floats in one vector. The arrays of a tile
-# are to stay in a core's cache (1 MB on the EPYC that gave these): when it was chosen, training at
-# batch 256 took in 45,300 images a second with 32, 41,500 with 64, 38,200 with 128, 30,200 as one.
+# Most images per tile: a multiple of VECTOR_WIDTH, the floats in one vector, sized so that a tile's
+# arrays fit in a core's cache (1 MB on the EPYC where it was measured).
 MAX_TILE_BATCH, VECTOR_WIDTH = 32, 16
-# Multiply-adds written out in one expression. Beyond some 500 loads LLVM gives up vectorising (30
-# times slower), and every term is compile time: larger layers take the reference implementation.
+# Most multiply-adds written out in one expression; larger layers take the reference implementation.
+# Beyond about 500 loads LLVM stops vectorising (30 times slower), and every term is compile time.
 MAX_TERMS = 150
 
-CHAIN = 25  # dependent additions, at most: the processor works on several chains at once
+CHAIN = 25  # most dependent additions in a row: the processor works on several chains at once
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
 
 
 def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """Valid convolution, ReLU and 2x2 max-pool from `lax`'s own operations: the reference.
+    """Valid convolution, ReLU and 2x2 max-pool from `lax`'s own operations, as a reference.
 
     Args:
         x: images [B, H, W, C].
@@ -53,7 +49,7 @@ def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
         [B, (H - k + 1) / 2, (W - k + 1) / 2, K].
 
     Raises:
-        ValueError: if the shapes do not fit together, or the convolution's output has an odd size.
+        ValueError: the shapes do not fit together, or the convolution's output has an odd size.
 
     Equals `torch.nn.functional.max_pool2d(relu(conv2d(x)), 2)`.
 
@@ -73,11 +69,10 @@ def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
 def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Valid convolution, ReLU and 2x2 max-pool in one pass, with its own gradient rule.
 
-    Values and gradients are those of `conv_relu_pool_plain`; a tie's gradient goes to the first
-    maximum in row-major order, as PyTorch's does. bfloat16 is computed in float32, rounded once.
-    Reverse mode only: `jax.jvp` refuses with a TypeError; a Hessian is `jax.jacrev(jax.grad(f))`.
-
-    Arguments, result and errors are those of `conv_relu_pool_plain`.
+    Arguments, values, gradients and errors are those of `conv_relu_pool_plain`. The gradient of a
+    tie goes to the first maximum in row-major order, as in PyTorch. bfloat16 is computed in float32
+    and rounded once. Forward mode works on gradients only: `jax.jvp(f, ...)` raises a TypeError,
+    while `jax.jvp(jax.grad(f), ...)` and `jax.hessian(f)` work.
 
     >>> conv_relu_pool(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), jnp.zeros(1))
     Array([[[[9.]]]], dtype=float32)
@@ -93,9 +88,9 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     lanes = VECTOR_WIDTH * -(-B // (VECTOR_WIDTH * tiles))
     x = jnp.pad(x.astype(wide), ((0, tiles * lanes - B), (0, 0), (0, 0), (0, 0)))
     x_TLNC = x.reshape(tiles, lanes, H * W, C)
-    if C == 1:  # pixels; what XLA would fuse with their transposition makes it five times as slow
+    if C == 1:  # pixels: fused with the next operations, their transposition is 5 times as slow
         x_TCNL = _fusion_barrier(lambda x_TLN: _row_major(x_TLN.transpose(0, 2, 1)), x_TLNC[..., 0])
-    else:  # cancels out with the transposition at the end of the layer before
+    else:  # cancels out with the transposition at the end of the previous layer
         x_TCNL = x_TLNC.transpose(0, 3, 2, 1)
     x_TCHWL = x_TCNL.reshape(tiles, C, H, W, lanes)
     out_TKPQL = _tiled(x_TCHWL, kernel.astype(wide), bias.astype(wide))
@@ -115,9 +110,9 @@ def _check(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> None:
 
 
 @jax.custom_vjp
-@jax.jit  # called by itself, too, its constants follow the devices of what it is given
+@jax.jit  # outside of another jit, the constants then follow the devices of the arguments
 def _tiled(x_TCHWL, kernel, bias):
-    """Without a gradient to come nobody asks for the corners."""
+    """The forward pass of inference, which does not need the argmax corners."""
     return _row_major(_fusion_barrier(_pooled, _row_major(x_TCHWL), kernel, bias))
 
 
@@ -125,10 +120,10 @@ def _tiled(x_TCHWL, kernel, bias):
 def _forward(x_TCHWL, kernel, bias):
     x_TCHWL = _row_major(x_TCHWL)
     # An XLA:CPU loop has one output; two would compute the convolution twice. So the pooled value
-    # and the corner it came from leave the loop as the two parts of one complex number.
+    # and its argmax corner leave the loop as the two parts of one complex number.
     z_TKPQL = _fusion_barrier(_pooled_with_corner, x_TCHWL, kernel, bias)
     out_TKPQL = _row_major(lax.real(z_TKPQL))
-    corner_TKPQL = _row_major(lax.imag(z_TKPQL).astype(jnp.int8))  # a quarter of what to load
+    corner_TKPQL = _row_major(lax.imag(z_TKPQL).astype(jnp.int8))  # a quarter of the loads
     return out_TKPQL, (x_TCHWL, kernel, out_TKPQL, corner_TKPQL)
 
 
@@ -145,7 +140,7 @@ def _backward(residuals, g_TKPQL):
 _tiled.defvjp(_forward, _backward)
 
 
-@partial(jax.jit, inline=True)  # traced once for its shape and its values
+@partial(jax.jit, inline=True)  # traced once for both uses in `_fusion_barrier`
 def _pooled(x_TCHWL, kernel, bias):
     rows = [_correlate(x_TCHWL, kernel, c) for c in range(kernel.shape[2])]
     return _add_and_pool(rows, bias)[1]
@@ -153,8 +148,8 @@ def _pooled(x_TCHWL, kernel, bias):
 
 @partial(jax.jit, inline=True)
 def _pooled_with_corner(x_TCHWL, kernel, bias):
-    # Channels of their own are traced only once, which is 0.07 s of a start. They are written to
-    # memory, of which a training step shows nothing; inference would take 5 to 10 % longer.
+    # Slicing first lets all channels share one trace, which saves 0.07 s of startup. The slices are
+    # written to memory, which costs a training step nothing but would slow inference by 5 to 10 %.
     channel = lambda a, c, axis: lax.slice_in_dim(a, c, c + 1, axis=axis)
     rows = [
         _correlate(channel(x_TCHWL, c, 1), channel(kernel, c, 2), 0) for c in range(kernel.shape[2])
@@ -165,7 +160,7 @@ def _pooled_with_corner(x_TCHWL, kernel, bias):
 
 
 def _add_and_pool(rows, bias):
-    """The outputs at each corner, their maximum with bias and ReLU, and without."""
+    """The outputs at each corner, and their maximum with and without bias and ReLU."""
     y = [reduce(lax.add, chain.from_iterable(corner)) for corner in zip(*rows, strict=True)]
     best = jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
     return y, jnp.maximum(best + lax.broadcast_in_dim(bias, best.shape, (1,)), 0), best
@@ -173,11 +168,11 @@ def _add_and_pool(rows, bias):
 
 @partial(jax.jit, static_argnames="c")
 def _correlate(x_TCHWL, kernel, c):
-    """What input channel c adds to the outputs at each corner: 4 times k arrays [T, K, P, Q, L].
+    """The terms of input channel c in the outputs at each corner: 4 times k arrays [T, K, P, Q, L].
 
-    Each is the sum over a row of the kernel: with longer chains of dependent additions, LLVM keeps
-    the wrong things in registers. lax's own functions, here and below, because jnp's operators take
-    five times as long to trace.
+    Each array is the sum over a row of the kernel: with longer chains of dependent additions, LLVM
+    keeps the wrong values in registers. Here and below, lax's functions are used because jnp's
+    operators take five times as long to trace.
     """
     T, _, H, W, L = x_TCHWL.shape
     k, _, _, K = kernel.shape
@@ -200,84 +195,84 @@ def _correlate(x_TCHWL, kernel, c):
 def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     """The sum over images and pooled pixels of g times the window that the maximum came from.
 
-    A small output (conv2) is summed whole in one expression; of a larger one (conv1) only a row is,
-    and the rows of the kernel take their turns in a loop.
+    If the output is small (conv2), one expression sums it for the whole kernel. Otherwise (conv1)
+    an expression sums one row of the output for one row of the kernel, in a loop over these rows.
     """
     K, P, Q = g_TKPQL.shape[1:4]
-    whole = 4 * P * Q <= MAX_TERMS
     to_even = ((0, 0), (0, K % 2), (0, 0), (0, 0), (0, 0))
     g_TKPQL, corner_TKPQL = (jnp.pad(a, to_even) for a in (g_TKPQL, corner_TKPQL))
 
-    def sums(row):
-        f = partial(_windows_times_g, whole=whole)
-        z = _fusion_barrier(f, g_TKPQL, corner_TKPQL, x_TCHWL, row).sum(
-            -1
-        )  # [T, C, k or P, k, K / 2]
+    def sums(windows_of, *row):
+        f = partial(_windows_times_g, windows_of)
+        z = _fusion_barrier(f, g_TKPQL, corner_TKPQL, x_TCHWL, *row).sum(-1)
         return jnp.concatenate([lax.real(z), lax.imag(z)], -1)[..., :K]
 
-    if whole:
-        return sums(0).sum(0).transpose(1, 2, 0, 3)
-    k = x_TCHWL.shape[2] - 2 * P + 1
-    return lax.map(lambda row: sums(row).sum((0, 2)).transpose(1, 0, 2), jnp.arange(k))
+    if 4 * P * Q <= MAX_TERMS:
+        return sums(_windows_of_kernel).sum(0).transpose(1, 2, 0, 3)
+    sums_of_row = lambda row: sums(_windows_of_row, row).sum((0, 2)).transpose(1, 0, 2)
+    return lax.map(sums_of_row, jnp.arange(x_TCHWL.shape[2] - 2 * P + 1))
 
 
-@partial(jax.jit, static_argnames="whole", inline=True)  # as `_pooled`
-def _windows_times_g(g_TKPQL, corner_TKPQL, x_TCHWL, row, *, whole):
-    """Sums of products for the kernel's gradient: [T, C, k, k, K / 2, L] if whole.
+@partial(jax.jit, static_argnames="windows_of", inline=True)  # as `_pooled`
+def _windows_times_g(windows_of, g_TKPQL, corner_TKPQL, x_TCHWL, *row):
+    """Both halves of the output channels, as the two parts of complex numbers (see `_forward`).
 
-    Else they are for one row of the kernel and not summed over P: [T, C, P, k, K / 2, L]. Of the
-    four windows under a pooled pixel the one to multiply is selected: what limits this loop is its
-    loads. So the two halves of the output channels share those of x, and leave the loop as the two
-    parts of a complex number, as in `_forward`.
+    Loads limit this loop, so the halves share those of x.
     """
-    T, K, P, Q, L = g_TKPQL.shape
-    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
-    rows, rows_of_g = (k, 1) if whole else (P, P)
-    shape = (T, C, rows, k, K // 2, L)
-
-    if whole:
-        x_rows = [
-            _windows_in_row(lax.slice_in_dim(x_TCHWL, p, p + k, axis=2), None, shape)
-            for p in range(2 * P)
-        ]
-    else:
-        x_rows = [_windows_in_row(x_TCHWL, lax.add(row, p), shape) for p in range(2)]
-    windows = [
-        [x_rows[2 * p + i][2 * q + j] for i, j in CORNERS]
-        for p, q in product(range(P // rows_of_g), range(Q))
-    ]
+    K = g_TKPQL.shape[1]
+    windows = windows_of(x_TCHWL, g_TKPQL.shape, *row)
     half = lambda a, at: lax.slice_in_dim(a, at, at + K // 2, axis=1)
-    sums = (
-        _sum_of_windows(half(g_TKPQL, at), half(corner_TKPQL, at), windows) for at in (0, K // 2)
+    return lax.complex(
+        *(_sum_of_windows(half(g_TKPQL, at), half(corner_TKPQL, at), windows) for at in (0, K // 2))
     )
-    return lax.complex(*sums)
 
 
-@partial(jax.jit, static_argnames="shape")  # called for each row alike: traced and lowered once
-def _windows_in_row(x_TCHWL, row, shape):
-    """x from each column on, broadcast to `shape` [T, C, k or P, k, K / 2, L].
+def _windows_of_kernel(x_TCHWL, shape_TKPQL):
+    """The four windows under each pooled pixel, [T, C, k, k, K / 2, L] each."""
+    T, K, P, Q, L = shape_TKPQL
+    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
+    rows = [lax.slice_in_dim(x_TCHWL, y, y + k, axis=2) for y in range(2 * P)]
+    x = [_windows_in_rows(x_TCkWL, (T, C, k, k, K // 2, L)) for x_TCkWL in rows]
+    return [[x[2 * p + i][2 * q + j] for i, j in CORNERS] for p, q in product(range(P), range(Q))]
 
-    All rows of x, or if there is a `row` every second one from there on.
-    """
-    T, C, rows, k, _, L = shape
 
-    def window(q):
-        if row is None:
-            x = _slice(x_TCHWL, (0, 0, 0, q, 0), (T, C, rows, k, L))
-        else:
-            x = lax.dynamic_slice(x_TCHWL, (0, 0, row, q, 0), (T, C, 2 * rows - 1, k, L))
-            x = _slice(x, (0,) * 5, (T, C, rows, k, L), (1, 1, 2, 1, 1))
-        return lax.broadcast_in_dim(x, shape, (0, 1, 2, 3, 5))
+def _windows_of_row(x_TCHWL, shape_TKPQL, row):
+    """A row of the four windows under each column of pooled pixels, [T, C, P, k, K / 2, L] each."""
+    T, K, P, Q, L = shape_TKPQL
+    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
+    shape = (T, C, P, k, K // 2, L)
+    x = [_windows_in_every_second_row(x_TCHWL, lax.add(row, i), shape) for i in range(2)]
+    return [[x[i][2 * q + j] for i, j in CORNERS] for q in range(Q)]
 
-    return [window(q) for q in range(x_TCHWL.shape[3] - k + 1)]
+
+@partial(jax.jit, static_argnames="shape")  # called alike for each row: traced and lowered once
+def _windows_in_rows(x_TCkWL, shape):
+    """x from each column on, broadcast to `shape` [T, C, k, k, K / 2, L]."""
+    T, C, _, k, _, L = shape
+    window = lambda q: _slice(x_TCkWL, (0, 0, 0, q, 0), (T, C, k, k, L))
+    columns = range(x_TCkWL.shape[3] - k + 1)
+    return [lax.broadcast_in_dim(window(q), shape, (0, 1, 2, 3, 5)) for q in columns]
+
+
+@partial(jax.jit, static_argnames="shape")  # as `_windows_in_rows`
+def _windows_in_every_second_row(x_TCHWL, row, shape):
+    """x from `row` and from each column on, broadcast to `shape` [T, C, P, k, K / 2, L]."""
+    T, C, P, k, _, L = shape
+    rows = lambda q: lax.dynamic_slice(x_TCHWL, (0, 0, row, q, 0), (T, C, 2 * P - 1, k, L))
+    window = lambda q: _slice(rows(q), (0,) * 5, (T, C, P, k, L), (1, 1, 2, 1, 1))
+    columns = range(x_TCHWL.shape[3] - k + 1)
+    return [lax.broadcast_in_dim(window(q), shape, (0, 1, 2, 3, 5)) for q in columns]
 
 
 @jax.jit  # called for both halves of the channels: traced and lowered once
 def _sum_of_windows(g_TKPQL, corner_TKPQL, windows):
-    """The sum over pooled pixels of g times the window that the maximum came from."""
+    """The sum, over groups of four `windows`, of g times the window at the argmax corner.
+
+    Loads limit this loop: one product with a selected window is faster than four products.
+    """
     shape = windows[0][0].shape
     T, K, P, Q, L = g_TKPQL.shape
-    rows_of_g = P * Q // len(windows)
+    rows_of_g = P * Q // len(windows)  # 1 or P
     places = product(range(P // rows_of_g), range(Q))
     number = [lax.full(shape, n, corner_TKPQL.dtype) for n in range(3)]
     terms = []
@@ -295,12 +290,11 @@ def _sum_of_windows(g_TKPQL, corner_TKPQL, windows):
 
 
 def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
-    """The transposed convolution: one matrix product, then overlapping patches are added up.
+    """The transposed convolution: one matrix product, then the sum of overlapping patches.
 
-    Each pooled pixel sends its four outputs' gradients to a patch of (k + 1) x (k + 1) pixels, seen
-    as m x m blocks of 2 x 2, so that patches overlap in whole blocks.
-    Tile by tile: all patches at once would be half of a step's memory, and at batch 1,024 more than
-    glibc keeps from one call to the next (32 MB): `train_step` was 1.5 times as slow there.
+    Each pooled pixel sends the gradients of its four outputs to a patch of (k + 1) x (k + 1)
+    pixels, seen as m x m blocks of 2 x 2, so that patches overlap in whole blocks. It goes tile by
+    tile because all patches at once would be half of a step's memory.
     """
     K, P, Q, L = g_TKPQL.shape[1:]
     k, _, C, _ = kernel.shape
@@ -308,7 +302,7 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
     shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in CORNERS]
     matrix = jnp.stack(shifted).reshape(4, m, 2, m, 2, C, K).transpose(1, 3, 2, 4, 5, 0, 6)
     matrix = _row_major(matrix.reshape(-1, 4 * K))
-    shape = (len(CORNERS), K, P * Q * L)  # one long last axis is what XLA vectorises
+    shape = (len(CORNERS), K, P * Q * L)  # XLA vectorises one long last axis
     at = lambda a: (a, m - 1 - a)
 
     def tile(g_and_corner):
@@ -329,29 +323,27 @@ def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
 def _sum_last(x: jax.Array, axes: int) -> jax.Array:
     """Sums over the last axes, lanes included, by a product with ones.
 
-    XLA would fuse a reduction into the expression before it, and then not vectorise either.
+    XLA would fuse a reduction with the expression before it and vectorise neither.
     """
     x = x.reshape(*x.shape[: x.ndim - axes], -1)
     return x @ jnp.ones(x.shape[-1], x.dtype)
 
 
-def _slice(
-    x: jax.Array, start: Sequence[int], size: Sequence[int], step: Sequence[int] | None = None
-):
+def _slice(x, start, size, step=None):
     step = step or (1,) * x.ndim
     stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, size, step, strict=True)]
     return lax.slice(x, start, stop, step)
 
 
 def _row_major(x: jax.Array) -> jax.Array:
-    """x with its last axis contiguous in memory; XLA may not turn a transposition into a view."""
+    """x with its last axis contiguous in memory: XLA must not turn a transposition into a view."""
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def _fusion_barrier(f: Callable, *args: jax.Array) -> jax.Array:
-    """f(*args), computed once: XLA would compute a cheap-looking f again in each of its users.
+    """f(*args), computed once: XLA would recompute a cheap-looking f in each consumer.
 
-    Nothing is fused across a branch, and nobody can tell that this one is always taken.
+    XLA fuses nothing across a branch, and it cannot prove that this one is always taken.
     """
     out = jax.eval_shape(f, *args)
     always = lax.optimization_barrier(jnp.array(True))

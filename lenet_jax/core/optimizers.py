@@ -1,10 +1,10 @@
 """torch.optim's optimizers and schedules as optax transformations, step for step.
 
 Numbers are data, structure is static. Every number (learning rate, momentum, ...) is a strongly
-typed scalar in `opt_state.hyperparams`, so it can be swept by `jax.vmap` and changed between steps.
-What an optimizer consists of is its `update` function, one and the same object for all numbers:
-a jitted step that has it as a static argument is not compiled again for another learning rate.
-A setting of 0 leaves its part out (no momentum, no buffer), and that is structure.
+typed scalar in `opt_state.hyperparams`, so `jax.vmap` can sweep it and steps can change it. An
+optimizer's `update` function is the same object for all numbers: a jitted step with this static
+argument does not compile again for another learning rate. A setting of 0 removes its part (no
+momentum, no buffer), which is another structure.
 """
 
 import math
@@ -35,18 +35,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS = tuple(SETTINGS)
 SCHEDULES = ("constant", "cosine", "onecycle")
-# Measured on held-out training images by experiments/learning_rates.py.
-DEFAULT_LEARNING_RATE = {
-    "sgd": 0.2,
-    "nesterov": 0.02,
-    "adam": 2e-3,
-    "adamw": 2e-3,
-    "rmsprop": 2e-3,
-}
+# Chosen on held-out training images by experiments/learning_rates.py.
+DEFAULT_LEARNING_RATE = {"sgd": 0.2, "nesterov": 0.02, "adam": 2e-3, "adamw": 2e-3, "rmsprop": 2e-3}
 
 
 def gradient_descent(params: Any, grads: Any, learning_rate: ArrayLike) -> Any:
-    """The tutorial's update rule, written out: what "sgd" without settings does.
+    """The tutorial's update rule, which is "sgd" without settings.
 
     >>> gradient_descent({"bias": 1.0}, {"bias": 4.0}, 0.25)
     {'bias': 0.0}
@@ -61,24 +55,24 @@ def make_optimizer(
     schedule: Schedule | None = None,
     **settings: Any,
 ) -> optax.GradientTransformation:
-    """The optimizer of torch.optim with that name, as an optax transformation.
+    """An optimizer of torch.optim as an optax transformation.
 
     Args:
       name: one of OPTIMIZERS.
       learning_rate: a number, a schedule (step -> learning rate), or None for
         DEFAULT_LEARNING_RATE[name].
-      schedule: step -> multiplier of the learning rate, as `make_schedule` returns it or
-        `torch.optim.lr_scheduler.LambdaLR` takes it; step 0 is the first update. It is
-        structure: pass the same function object to avoid compiling again.
-      **settings: those of SETTINGS[name], under torch's names and with torch's defaults.
+      schedule: step -> multiplier of the learning rate, such as `make_schedule` returns and
+        `torch.optim.lr_scheduler.LambdaLR` takes; step 0 is the first update. It is static: the
+        same function object does not compile again.
+      **settings: see SETTINGS[name], with torch's names and defaults.
 
     Returns:
-      A transformation whose `init` puts the numbers into `opt_state.hyperparams` (`betas` as
-      "beta1" and "beta2") in the type of the parameters, and whose `update` needs `params`. Numbers
-      may be traced, as under `jax.vmap`; only concrete ones are validated.
+      A transformation whose `init` stores the numbers in `opt_state.hyperparams` (`betas` as
+      "beta1" and "beta2") with the parameters' type, and whose `update` needs `params`. Numbers may
+      be traced, for example by `jax.vmap`; only concrete ones are validated.
 
     Raises:
-      ValueError: for an unknown name or setting, or a number outside its range.
+      ValueError: an unknown name or setting, or a number outside its range.
 
     >>> tx = make_optimizer("sgd", learning_rate=0.5, momentum=0.9)
     >>> params = {"bias": jnp.array([1.0])}
@@ -92,7 +86,7 @@ def make_optimizer(
     _require_one_of("optimizer", name, OPTIMIZERS)
     if callable(learning_rate):
         if schedule is not None:
-            raise ValueError("learning_rate is a schedule already: leave schedule out")
+            raise ValueError("learning_rate is a schedule already: omit the argument schedule")
         schedule, learning_rate = learning_rate, 1.0
     if schedule is not None and not callable(schedule):
         raise ValueError(f"schedule must be a function of the step, got {schedule!r}")
@@ -106,13 +100,15 @@ def make_optimizer(
         raise ValueError(f"centered must be True or False, got {centered!r}")
     hyperparams = _hyperparams(learning_rate, settings)
     if name == "nesterov" and "momentum" not in hyperparams:
-        raise ValueError("nesterov needs a momentum above 0, got momentum=0; plain is sgd")
+        raise ValueError(
+            "nesterov needs a momentum above 0, got momentum=0; use sgd without momentum"
+        )
     template = _template(name, tuple(hyperparams), centered, schedule)
     return template._replace(init=_Init(template.init, hyperparams))
 
 
 class _Init(NamedTuple):
-    """The initial state of a structure, with the numbers of one optimizer in it."""
+    """`init` of a template, with the numbers of one optimizer."""
 
     template: optax.TransformInitFn
     hyperparams: dict[str, ArrayLike]
@@ -127,17 +123,17 @@ class _Init(NamedTuple):
 
 
 def static_part(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` without its numbers if it is of `make_optimizer`: the same for all numbers.
+    """`tx` without its numbers, if `make_optimizer` made it: one static value for all numbers.
 
-    What is left can update a state, which has the numbers, but not begin one.
+    The result supports `update`, which reads the numbers from the state, but not `init`.
     """
     return tx._replace(init=_no_init) if isinstance(tx.init, _Init) else tx
 
 
 def _no_init(params: optax.Params) -> NoReturn:
     raise TypeError(
-        "state.tx has no numbers to begin with, they are in state.opt_state.hyperparams; call init "
-        "of what make_optimizer returned"
+        "state.tx supports only update, since its numbers are in state.opt_state.hyperparams: call "
+        "init of the optimizer that make_optimizer returned"
     )
 
 
@@ -145,20 +141,20 @@ def make_schedule(name: str, total_steps: int, *, warmup_steps: int = 0) -> Sche
     """A function step -> multiplier of the learning rate, for `make_optimizer(schedule=...)`.
 
     "constant" is 1. "cosine" falls from 1 to 0 at total_steps (torch's `CosineAnnealingLR`).
-    "onecycle" is torch's `OneCycleLR` with its defaults, divided by max_lr: from 1/25 to 1 in
-    the first 30 % of the steps, then down to 1/250,000; its cycling of the momentum is not part.
+    "onecycle" is torch's `OneCycleLR` with its defaults, divided by max_lr: from 1/25 to 1 in the
+    first 30 % of the steps, then down to 1/250,000, but the momentum stays constant.
 
     Args:
       name: one of SCHEDULES.
-      total_steps: how many updates there will be.
-      warmup_steps: a linear rise over this many steps before the shape, which takes the rest
-        (torch's `LinearLR(start_factor=1 / (warmup_steps + 1))`); "onecycle" has its own.
+      total_steps: the number of updates.
+      warmup_steps: the length of a linear rise (torch's `LinearLR(1 / (warmup_steps + 1))`), which
+        the named shape follows over the remaining steps; "onecycle" has its own.
 
     Returns:
       A function for jitted code; the same arguments give the identical object.
 
     Raises:
-      ValueError: for an unknown name, or steps outside their range.
+      ValueError: an unknown name, or a number of steps outside its range.
 
     >>> cosine = make_schedule("cosine", 100)
     >>> [round(float(cosine(step)), 4) for step in (0, 50, 100)]
@@ -174,13 +170,14 @@ def make_schedule(name: str, total_steps: int, *, warmup_steps: int = 0) -> Sche
             f"warmup_steps must be an integer from 0 to total_steps - 1, got {warmup_steps!r}"
         )
     if name == "onecycle" and warmup_steps:
-        raise ValueError(f"onecycle warms up by itself: leave out warmup_steps={warmup_steps}")
+        raise ValueError(f"onecycle has its own warmup: omit warmup_steps={warmup_steps}")
     return _schedule(name, total_steps, warmup_steps)
 
 
 @cache
 def _schedule(name: str, total_steps: int, warmup_steps: int) -> Schedule:
-    shape = {"constant": _constant, "cosine": _cosine, "onecycle": _onecycle}[name]
+    constant = lambda step, total_steps: jnp.ones_like(step)
+    shape = {"constant": constant, "cosine": _cosine, "onecycle": _onecycle}[name]
 
     def schedule(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, float)  # int32 / int stays float32 under x64
@@ -192,16 +189,13 @@ def _schedule(name: str, total_steps: int, warmup_steps: int) -> Schedule:
     return schedule
 
 
-def _constant(step: jax.Array, total_steps: int) -> jax.Array:
-    return jnp.ones_like(step)
-
-
 def _cosine(step: jax.Array, total_steps: int) -> jax.Array:
     return _half_cosine(1.0, 0.0, step / total_steps)
 
 
 def _onecycle(step: jax.Array, total_steps: int) -> jax.Array:
-    peak, end = 0.3 * total_steps - 1, total_steps - 1  # torch's: between two steps, if need be
+    peak = 0.3 * total_steps - 1  # may lie between two steps, as in torch
+    end = total_steps - 1
     low, lowest = 1 / 25, 1 / 25 / 1e4
     return jnp.where(
         step <= peak,
@@ -211,7 +205,7 @@ def _onecycle(step: jax.Array, total_steps: int) -> jax.Array:
 
 
 def _half_cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    # cos(x/2)^2 is (1 + cos x) / 2 without the cancellation near the end
+    # cos(x / 2)^2 is (1 + cos x) / 2 without cancellation near the end.
     return end + (start - end) * jnp.cos(jnp.pi / 2 * jnp.clip(fraction, 0, 1)) ** 2
 
 
@@ -219,7 +213,7 @@ def _half_cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
 def _template(
     name: str, hyperparams: tuple[str, ...], centered: bool, schedule: Schedule | None
 ) -> optax.GradientTransformationExtraArgs:
-    """One transformation a structure: its `update` reads every number from the state."""
+    """One transformation per structure; its `update` reads every number from the state."""
     rules: dict[str, Callable[..., Any]] = {
         "sgd": _sgd,
         "nesterov": _nesterov,
@@ -227,71 +221,60 @@ def _template(
         "adamw": _adamw,
         "rmsprop": partial(_rmsprop, centered),
     }
-    # partial hides the schedule from inject_hyperparams, which would take it for a number.
+    # partial hides the schedule from inject_hyperparams, which would treat it as a number.
     tx = optax.inject_hyperparams(partial(rules[name], schedule))(**dict.fromkeys(hyperparams, 0.0))
-    # Compiled as one: the dozens of arrays one by one take half a second the first time.
+    # Jitted, because creating dozens of arrays one by one takes half a second the first time.
     return optax.GradientTransformationExtraArgs(jax.jit(tx.init), tx.update)
 
 
-# The rules, in torch's order: decay, direction, learning rate last. A number that is None leaves
-# its part out; inject_hyperparams reads the names of the numbers from the signatures.
+# The update rules. A number that is None removes its part; inject_hyperparams reads the numbers'
+# names from the signatures.
 
 
 def _sgd(schedule, learning_rate, momentum=None, dampening=None, weight_decay=None):
     buffer = optax.trace if dampening is None else partial(_dampened_trace, dampening)
-    return optax.chain(
-        _optional(optax.add_decayed_weights, weight_decay),
-        _optional(buffer, momentum),
-        _descend(learning_rate, schedule),
-    )
+    return _l2_chain(schedule, learning_rate, weight_decay, _optional(buffer, momentum))
 
 
 def _nesterov(schedule, learning_rate, momentum, weight_decay=None):
-    return optax.chain(
-        _optional(optax.add_decayed_weights, weight_decay),
-        optax.trace(momentum, nesterov=True),
-        _descend(learning_rate, schedule),
-    )
+    buffer = optax.trace(momentum, nesterov=True)
+    return _l2_chain(schedule, learning_rate, weight_decay, buffer)
 
 
 def _adam(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
-    return optax.chain(
-        _optional(optax.add_decayed_weights, weight_decay),  # L2: the moments see the decay
-        optax.scale_by_adam(beta1, beta2, eps),
-        _descend(learning_rate, schedule),
-    )
+    direction = optax.scale_by_adam(beta1, beta2, eps)
+    return _l2_chain(schedule, learning_rate, weight_decay, direction)
 
 
 def _adamw(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
     return optax.chain(
         optax.scale_by_adam(beta1, beta2, eps),
-        _optional(optax.add_decayed_weights, weight_decay),  # decoupled: they do not
+        _optional(optax.add_decayed_weights, weight_decay),  # decoupled: after the moments
         _descend(learning_rate, schedule),
     )
 
 
 def _rmsprop(centered, schedule, learning_rate, alpha, eps, momentum=None, weight_decay=None):
-    # optax.rmsprop has eps inside the root by default, and the learning rate before the momentum,
-    # which is another optimizer as soon as the learning rate changes.
+    # By default optax.rmsprop adds eps inside the root, and it applies the learning rate before the
+    # momentum, which is another optimizer as soon as the learning rate changes.
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
-    return optax.chain(
-        _optional(optax.add_decayed_weights, weight_decay),
-        scale(alpha, eps, eps_in_sqrt=False),
-        _optional(optax.trace, momentum),
-        _descend(learning_rate, schedule),
-    )
+    direction = scale(alpha, eps, eps_in_sqrt=False), _optional(optax.trace, momentum)
+    return _l2_chain(schedule, learning_rate, weight_decay, *direction)
 
 
-def _optional(
-    part: Callable[[Any], optax.GradientTransformation], value: Any
-) -> optax.GradientTransformation:
+def _l2_chain(schedule, learning_rate, weight_decay, *direction):
+    """torch's order: the decay joins the gradient first, the learning rate scales the result."""
+    decay = _optional(optax.add_decayed_weights, weight_decay)
+    return optax.chain(decay, *direction, _descend(learning_rate, schedule))
+
+
+def _optional(part, value):
     return optax.identity() if value is None else part(value)
 
 
-def _descend(learning_rate: ArrayLike, schedule: Schedule | None) -> optax.GradientTransformation:
-    return optax.chain(
-        _optional(optax.scale_by_schedule, schedule), optax.scale_by_learning_rate(learning_rate)
-    )
+def _descend(learning_rate, schedule):
+    scale = _optional(optax.scale_by_schedule, schedule)
+    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
 
 
 class _DampenedTraceState(NamedTuple):
@@ -300,18 +283,15 @@ class _DampenedTraceState(NamedTuple):
 
 
 def _dampened_trace(dampening: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:
-    """torch's buffer: the first gradient whole, then decay * buffer + (1 - dampening) * gradient.
+    """torch's buffer: the first gradient, then decay * buffer + (1 - dampening) * gradient.
 
-    `optax.trace` has no dampening, and scaling the gradient before it would dampen the first one.
+    `optax.trace` has no dampening, and scaling its input would dampen the first gradient, too.
     """
 
-    def init(params: optax.Params) -> _DampenedTraceState:
+    def init(params):
         return _DampenedTraceState(jnp.array(True), optax.tree.zeros_like(params))
 
-    def update(
-        updates: optax.Updates, state: _DampenedTraceState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, _DampenedTraceState]:
-        del params
+    def update(updates, state, params=None):
         share = jnp.where(state.is_empty, 1.0, 1 - dampening)
         trace = jax.tree.map(lambda g, t: decay * t + share * g, updates, state.trace)
         return trace, _DampenedTraceState(jnp.array(False), trace)
@@ -320,7 +300,7 @@ def _dampened_trace(dampening: ArrayLike, decay: ArrayLike) -> optax.GradientTra
 
 
 def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str, ArrayLike]:
-    """The validated numbers under their names in the state; parts that are 0 are left out."""
+    """The validated numbers under their names in the state, without parts that are 0."""
     settings = {"learning_rate": learning_rate, **settings}
     if "betas" in settings:
         betas = settings.pop("betas")
@@ -340,9 +320,9 @@ def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str
 
 
 def _number(name: str, value: Any, below: float = math.inf) -> ArrayLike:
-    """`value` as a float in [0, below); a traced scalar passes as it is.
+    """`value` as a float in [0, below); a traced scalar is returned unchanged.
 
-    A float also because an array, once in a state that is donated, would be lost to its owner.
+    An array would not do, because donating the state would delete the caller's array.
     """
     if isinstance(value, jax.core.Tracer) and value.shape == ():
         return value

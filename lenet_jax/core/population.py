@@ -1,10 +1,9 @@
 """Many networks trained as one compiled function: `jax.vmap` over seeds and numbers, in slices.
 
-N networks, M images, C classes, B the batch, S the steps per epoch. Each member ends as the same
-network trained alone would, to float32 rounding: that of `python -m lenet_jax.train --seed=3` is
-the member with `seed` 3 and `order_seed` 3. Devices share the members and never wait for each
-other: two cores on two networks do 1.3 times as much as both on one, where they meet after every
-operation.
+N networks, M images, C classes, B the batch, S the steps per epoch. Each member equals the same
+network trained alone, to float32 rounding: the member with `seed` 3 and `order_seed` 3 is the
+network of `python -m lenet_jax.train --seed=3`. Devices share the members and never synchronise:
+two cores with a network each are 1.3 times as fast as two cores that share one.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,32 +27,30 @@ from lenet_jax.core.sharding import MEMBERS, make_member_mesh, replicate, shard
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import LossFn, Metrics, TrainState, create_train_state
 
-CHUNKS_PER_EPOCH = 10  # of an epoch: how often `train` reports, and the points of its curves
+POINTS_PER_EPOCH = 10  # of the learning curves; `train` reports its progress at each
 
 
 class MemberConfig(NamedTuple):
-    """What distinguishes N networks: numbers [N] (lists, too), or one number for all of them.
+    """The differences between N networks: numbers [N] (or lists), or one number for all networks.
 
-    An `order_seed` that all share makes them see the same batches, which are then gathered once.
-    Numbers that are None leave their part out.
+    With a common `order_seed`, all networks see the same batches, which are gathered only once.
+    None removes a part.
     """
 
-    seed: ArrayLike  # of the initialisation
-    order_seed: ArrayLike = 0  # of the order of the images and of the augmented images
-    learning_rate: ArrayLike | None = None  # None for the optimizer's own
-    # The optimizer's other settings, as `make_optimizer` takes them.
-    optimizer_settings: dict[str, ArrayLike] | None = None
+    seed: ArrayLike  # for the initial parameters
+    order_seed: ArrayLike = 0  # for the order of the images and their augmentation
+    learning_rate: ArrayLike | None = None  # None: the optimizer's default
+    optimizer_settings: dict[str, ArrayLike] | None = None  # others, see `make_optimizer`
     label_smoothing: ArrayLike | None = None
-    augment: ArrayLike | None = None  # times one of `augment.STANDARDS`
+    augment: ArrayLike | None = None  # multiple of one of `augment.STANDARDS`
 
 
 class Population(NamedTuple):
-    """N trained networks; one that diverged leaves the others as they are."""
+    """N trained networks; one that diverges does not affect the others."""
 
     params: Any  # leaves [N, ...]
-    # {"loss", "accuracy"}, each [N, points]: means over parts of an epoch
-    curves: Metrics
-    finite: np.ndarray  # bool [N]: whether all parameters and losses are
+    curves: Metrics  # {"loss", "accuracy"}, each [N, points]: means over parts of an epoch
+    finite: np.ndarray  # bool [N]: whether all parameters and losses are finite
 
 
 def train(
@@ -72,20 +69,22 @@ def train(
     """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
 
     Args:
-      members: what distinguishes them; different optimizers are different calls.
+      members: see `MemberConfig`; another optimizer needs another call.
       split: of uint8 images.
-      optimizer: one of `optimizers.OPTIMIZERS`. schedule: one of `optimizers.SCHEDULES`.
-      model: of all members; `LeNet()` if None.
-      augment_kind: which of `augment.STANDARDS` the members' `augment` is a multiple of.
-      log_updates: is called with the number of updates that were done, over all networks.
+      optimizer, schedule: names from `optimizers.OPTIMIZERS` and `optimizers.SCHEDULES`.
+      model: the network of all members; `LeNet()` if None.
+      augment_kind: the key in `augment.STANDARDS` that the members' `augment` multiplies.
+      log_updates: receives the number of new updates, counted over all networks.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: fields of `members` have different lengths, a name is unknown, or a number leaves
-        nothing to do.
+      ValueError: fields of `members` differ in length, a name is unknown, or a number leaves
+        nothing to train.
     """
-    epoch.check_split(split)
-    _check_numbers(split, epochs=epochs, batch_size=batch_size, slice_size=slice_size)
+    epoch.check_split(split, batch_size)
+    for name, value in {"epochs": epochs, "slice_size": slice_size}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
     steps = len(split.labels) // batch_size
     schedule_fn = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
     done = []
@@ -94,14 +93,13 @@ def train(
         mesh = make_member_mesh(count)
         part = _pad_to_mesh(part, mesh)
         states = shard(mesh, create(part, optimizer, schedule_fn, model))
+        train_chunk = partial(train_steps, mesh=mesh, augment_kind=augment_kind)
         replicated = replicate(mesh, split)
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
             for start, stop in _iter_chunks(steps):
                 chunk = (replicated, orders, number, start, stop)
-                states, sums = train_steps(
-                    states, part, *chunk, mesh=mesh, augment_kind=augment_kind
-                )
+                states, sums = train_chunk(states, part, *chunk)
                 curve.append(jax.tree.map(lambda s, n=stop - start: np.asarray(s) / n, sums))
                 log_updates((stop - start) * count)
         curves = jax.tree.map(lambda *points: np.stack(points, axis=1), *curve)
@@ -114,10 +112,10 @@ def train(
 
 
 def num_members(members: MemberConfig) -> int:
-    """N.
+    """N, after validation.
 
     Raises:
-      ValueError: there is not one seed for each, or another field has another length.
+      ValueError: `seed` is not an array [N], or another field has another length.
 
     >>> num_members(MemberConfig(seed=[0, 1, 2], learning_rate=0.1))
     3
@@ -125,7 +123,7 @@ def num_members(members: MemberConfig) -> int:
     members = _arrays(members)
     seed = np.asarray(members.seed)
     if seed.ndim != 1 or not seed.size:
-        raise ValueError(f"members.seed must be [N], a seed for each, got {seed!r}")
+        raise ValueError(f"members.seed must be [N], one seed per network, got {seed!r}")
     count = len(seed)
     lengths = {len(leaf) for leaf in jax.tree.leaves(members) if leaf.ndim}
     if lengths != {count}:
@@ -134,23 +132,26 @@ def num_members(members: MemberConfig) -> int:
 
 
 def slices(members: MemberConfig, slice_size: int) -> Iterator[MemberConfig]:
-    """Parts of at most `slice_size` members, as equal as can be: each size compiles anew.
+    """Parts of at most `slice_size` members with arrays as fields.
 
-    Their fields are arrays.
+    They are as equal as possible, because every new size compiles again.
 
     >>> [num_members(part) for part in slices(MemberConfig(seed=np.arange(9)), 4)]
     [3, 3, 3]
     """
     count, members = num_members(members), _arrays(members)
     for rows in np.array_split(np.arange(count), -(-count // slice_size)):
-        yield jax.tree.map(lambda leaf, rows=rows: leaf[rows] if np.ndim(leaf) else leaf, members)
+        yield _take(members, rows)
 
 
 def _pad_to_mesh(members: MemberConfig, mesh: Mesh) -> MemberConfig:
-    """The last member once more where a device would have less to do than the others."""
+    """Repeats the last member until each device has the same number of members."""
     count = num_members(members)
-    rows = np.minimum(np.arange(-(-count // mesh.size) * mesh.size), count - 1)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows] if np.ndim(leaf) else leaf, members)
+    return _take(members, np.minimum(np.arange(-(-count // mesh.size) * mesh.size), count - 1))
+
+
+def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:
+    return jax.tree.map(lambda leaf: leaf[rows] if np.ndim(leaf) else leaf, members)
 
 
 @partial(jit, static_argnames=("optimizer", "schedule", "model"))
@@ -160,7 +161,7 @@ def create(
     schedule: Schedule | None = None,
     model: nn.Module | None = None,
 ) -> TrainState:
-    """N fresh states as one, leaves [N, ...]; see `make_optimizer` for the rest."""
+    """N initial states as one with leaves [N, ...]; see `make_optimizer` for the arguments."""
 
     def one(member: MemberConfig) -> TrainState:
         tx = make_optimizer(
@@ -175,7 +176,7 @@ def create(
 def epoch_orders(
     members: MemberConfig, number: ArrayLike, num_examples: int, *, batch_size: int
 ) -> jax.Array:
-    """Each member's order in epoch `number`, int32 [N, S, B]; [S, B] if they share it."""
+    """Each member's order in epoch `number`, int32 [N, S, B], or [S, B] if all share one."""
 
     def one(seed: ArrayLike) -> jax.Array:
         return epoch.epoch_order(seeds.epoch_key(seed, number), num_examples, batch_size=batch_size)
@@ -199,28 +200,25 @@ def train_steps(
     """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
 
     Args:
-      states: from `create`.
-      orders: from `epoch_orders`.
-      mesh: from `sharding.make_member_mesh`: devices that share the members; None for no choice of
-        devices.
-      augment_kind: see `train`.
-      The others: see `epoch.train_steps`.
+      states, orders: from `create` and `epoch_orders`.
+      mesh: from `sharding.make_member_mesh`: the devices that share the members. None: default
+        placement.
+      The others: see `train` and `epoch.train_steps`.
 
     Returns:
-      The states after them and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
+      The next states and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
     """
 
     def one(member: MemberConfig, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
         split, number, start, stop = shared
         loss_fn: LossFn = losses.cross_entropy
-        augmentation: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if member.label_smoothing is not None:
             loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
         if member.augment is not None:
-            augmentation["key"] = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
-            config = augment.augment_config(member.augment, augment_kind)
-            augmentation["augment_config"] = config
-        return epoch.run_steps(state, split, order, start, stop, loss_fn=loss_fn, **augmentation)
+            options["augment_config"] = augment.augment_config(member.augment, augment_kind)
+            options["key"] = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
+        return epoch.run_steps(state, split, order, start, stop, loss_fn=loss_fn, **options)
 
     own_orders = orders.ndim == 3
     run = _vmap(one, members, 0, 0 if own_orders else None, None)
@@ -228,7 +226,7 @@ def train_steps(
         sharded, replicated = PartitionSpec(MEMBERS), PartitionSpec()
         specs = jax.tree.map(lambda leaf: sharded if jnp.ndim(leaf) else replicated, members)
         specs = (specs, sharded, sharded if own_orders else replicated, replicated)
-        # Unchecked, because the check wants the zeros that a loop starts from marked as sharded.
+        # check_vma would require marking the loop's initial zeros as sharded.
         run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sharded, check_vma=False)
     return run(members, states, orders, (split, number, start, stop))
 
@@ -242,10 +240,10 @@ def predict(
     slice_size: int = 8,
     model: nn.Module | None = None,
 ) -> jax.Array:
-    """Logits [N, M, C] of N networks (leaves [N, ...]) for a split, whose labels do not matter.
+    """Logits [N, M, C] of N networks (leaves [N, ...]) for a split, whose labels are ignored.
 
-    At most `batch_size` images of `slice_size` networks are in work at a time. `model` is that of
-    all members; the LeNet whose parameters they are if None.
+    It processes `batch_size` images of `slice_size` networks at a time. If `model` is None, it is
+    the LeNet of these parameters.
     """
 
     def one(params: Any) -> jax.Array:
@@ -255,27 +253,13 @@ def predict(
 
 
 def ensemble(logits: jax.Array) -> jax.Array:
-    """Log-probabilities [M, C] of N networks together: the mean of their probabilities.
-
-    Args:
-      logits: [N, M, C].
-    """
+    """Logits [N, M, C] -> log of the N networks' mean probabilities, [M, C]."""
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))
 
 
-def _check_numbers(split: Split, **numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
-    if numbers["batch_size"] > len(split.labels):
-        raise ValueError(
-            f"batch_size={numbers['batch_size']}: there are only {len(split.labels)} images"
-        )
-
-
 def _arrays(members: MemberConfig) -> MemberConfig:
-    """Its numbers as arrays: to JAX a list is none, but a tree. A tuple in the settings is one."""
+    """Numbers as arrays, because JAX treats lists as pytrees; tuples in the settings stay so."""
     is_list = lambda value: isinstance(value, list)
     settings = jax.tree.map(np.asarray, members.optimizer_settings, is_leaf=is_list)
     fields = members._replace(optimizer_settings=None)._asdict()
@@ -284,11 +268,11 @@ def _arrays(members: MemberConfig) -> MemberConfig:
 
 
 def _iter_chunks(steps: int) -> Iterator[tuple[int, int]]:
-    bounds = [round(part * steps / CHUNKS_PER_EPOCH) for part in range(CHUNKS_PER_EPOCH + 1)]
-    return ((start, stop) for start, stop in pairwise(bounds) if stop > start)
+    bounds = {round(point * steps / POINTS_PER_EPOCH) for point in range(POINTS_PER_EPOCH + 1)}
+    return pairwise(sorted(bounds))
 
 
 def _vmap(one: Callable, members: MemberConfig, *other_axes: int | None) -> Callable:
-    """`one` over members, of whom the numbers that all share are not repeated."""
+    """`one` vmapped over the members; numbers that all share are not repeated."""
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, members)
     return jax.vmap(one, in_axes=(axes, *other_axes))

@@ -1,4 +1,4 @@
-"""A split of a data set, as everything that trains or measures takes it."""
+"""A split of a data set: the input of all training and evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -8,18 +8,18 @@ from jax.typing import ArrayLike
 
 
 class Split(NamedTuple):
-    """Images with their labels, and what normalises them; a pytree.
+    """N images with their labels and normalisation; a pytree.
 
-    N is the number of images. `mean` and `std` are those of the *training* split's pixels, in a
-    test split too: a network sees other images normalised as it was trained.
+    A test split, too, has the `mean` and `std` of the *training* split's pixels: a network must see
+    all images normalised as in its training.
     """
 
     images: jax.Array | np.ndarray  # uint8 [N, 32, 32, channels]
-    labels: Any  # int32 [N], likewise; None if they are not known
-    mean: ArrayLike | tuple[float, ...]  # of the training pixels, in 0..1; for each channel
+    labels: Any  # int32 [N], of the same array types; None if unknown
+    mean: ArrayLike | tuple[float, ...]  # of the training pixels, in 0..1; one per channel
     std: ArrayLike | tuple[float, ...]
 
 
 def take(split: Split, rows: np.ndarray | slice) -> Split:
-    """The examples at `rows`, which are indices or a slice, with the normalisation of all."""
+    """The examples at `rows`, with the normalisation of the whole split."""
     return split._replace(images=split.images[rows], labels=split.labels[rows])

@@ -1,8 +1,8 @@
 """One step: logits, loss, gradients by `jax.grad`, and an optax update.
 
-B is the batch, C the model's classes, `channels` its channels. A batch is {"image": [B, 32, 32,
-channels] float, "label": [B] int}. Labels lie in 0..C-1; others make the loss NaN, because a jitted
-function cannot refuse them: `lenet_jax.data` checks what it reads.
+B is the batch, C the model's number of classes. A batch is {"image": [B, 32, 32, channels] float,
+"label": [B] int}. A label outside 0..C-1 makes the loss NaN, because a jitted function cannot raise
+an error; `lenet_jax.data` validates the labels that it reads.
 """
 
 import inspect
@@ -29,13 +29,13 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step reads and writes; a pytree, so `jax.vmap` and `jax.lax.scan` carry it.
+    """The state of training; a pytree, so `jax.vmap` and `jax.lax.scan` can carry it.
 
-    `model` and `tx` are static: a jitted function compiles again when they change, and only then.
-    Numbers such as the learning rate are data, in `opt_state`.
+    `model` and `tx` are static: a jitted function compiles again when they change. Numbers such as
+    the learning rate are data in `opt_state` and can change without compiling.
     """
 
-    step: jax.Array  # [] int32, updates done so far
+    step: jax.Array  # [] int32, number of updates so far
     params: Any
     opt_state: optax.OptState
     model: nn.Module = struct.field(pytree_node=False)
@@ -55,10 +55,10 @@ def create_train_state(
     model: nn.Module | None = None,
     params: Any = None,
 ) -> TrainState:
-    """The state before the first step, for `model` (a `LeNet()` if None) and any optax optimizer.
+    """The state before the first step, for `model` (`LeNet()` if None) and any optax optimizer.
 
-    It begins with a copy of `params`; if None, with random ones (`init_params`). No two arrays of
-    the state share memory, so that a step may consume it.
+    It holds a copy of `params`, or random parameters (`init_params`) if None. No two of its arrays
+    share memory, so that a step can consume it.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> state.params["conv1"]["kernel"].shape
@@ -68,7 +68,7 @@ def create_train_state(
     params = init_params(model, key) if params is None else jax.tree.map(jnp.array, params)
     seen = {id(leaf) for leaf in jax.tree.leaves(params)}
 
-    def own(leaf: jax.Array) -> jax.Array:  # optax's prodigy, sam and dog keep `params` themselves
+    def own(leaf: jax.Array) -> jax.Array:  # prodigy, sam and dog alias `params` in their state
         leaf = jnp.array(leaf) if id(leaf) in seen else leaf
         seen.add(id(leaf))
         return leaf
@@ -77,9 +77,9 @@ def create_train_state(
     return TrainState(jnp.int32(0), params, opt_state, model, static_part(tx))
 
 
-@partial(jax.jit, static_argnames="model")  # op by op it would take seconds
+@partial(jax.jit, static_argnames="model")  # without jit it takes seconds
 def init_params(model: nn.Module, key: jax.Array) -> Any:
-    """Random parameters, as the model's layers draw them for images of its `in_channels` (or 1)."""
+    """The model's random initial parameters for images of its `in_channels` (1 if it has none)."""
     image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, getattr(model, "in_channels", 1)))
     return model.init(key, image)["params"]
 
@@ -87,6 +87,11 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
 def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
     """Logits [B, C] of normalised images [B, 32, 32, channels]."""
     return cast(jax.Array, model.apply({"params": params}, images))
+
+
+def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> Metrics:
+    """{"loss", "accuracy"} of logits [B, C]."""
+    return {"loss": loss_fn(logits, labels), "accuracy": metrics.accuracy(logits, labels)}
 
 
 def update(
@@ -102,32 +107,33 @@ def update(
       state: from `create_train_state`.
       batch: {"image", "label": [B], or [B, C] if `loss_fn` takes soft labels}.
       loss_fn: `loss_fn(logits [B, C], labels) -> scalar`.
-      axis_name: of a `jax.shard_map` or `jax.vmap` over equal parts of the batch, whose gradients,
-        losses and accuracies are averaged: those of the whole batch if `loss_fn` is a mean over it.
+      axis_name: the axis of a `jax.shard_map` or `jax.vmap` over equal parts of the batch.
+        Gradients, losses and accuracies are averaged over it, which gives those of the whole batch
+        if `loss_fn` is a mean.
 
     Returns:
-      The next state and {"loss", "accuracy"}, both of this batch before the update.
+      The next state, and the {"loss", "accuracy"} of this batch before the update.
 
     Raises:
-      ValueError: the batch is empty, or has another number of labels than of images.
+      ValueError: the batch is empty, or its numbers of images and labels differ.
     """
     if not len(batch["image"]) == len(batch["label"]) > 0:
         raise ValueError(
-            f"batch has {len(batch['image'])} images and {len(batch['label'])} labels: give as "
-            "many of each, at least 1"
+            f"batch has {len(batch['image'])} images and {len(batch['label'])} labels: give the "
+            "same number of both, at least 1"
         )
 
     def objective(params: Any) -> tuple[jax.Array, jax.Array]:
         logits = apply(state.model, params, batch["image"])
         return loss_fn(logits, batch["label"]), logits
 
-    def mean_loss(params: Any) -> jax.Array:  # for optimizers that search along a line
+    def mean_loss(params: Any) -> jax.Array:  # for optimizers with a line search
         loss = objective(params)[0]
         return loss if axis_name is None else lax.pmean(loss, axis_name)
 
     (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     step_metrics = {"loss": loss, "accuracy": metrics.accuracy(logits, batch["label"])}
-    if axis_name is not None:  # as one array: ten all-reduces take longer than the step gains
+    if axis_name is not None:  # one all-reduce: ten take longer than sharing the batch saves
         flat, unravel = ravel_pytree((grads, step_metrics))
         grads, step_metrics = unravel(lax.pmean(flat, axis_name))
     tx = optax.with_extra_args_support(state.tx)
@@ -144,12 +150,12 @@ def update(
 def train_step(
     state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: `update`, jitted, with the memory of `state` reused for the next one.
+    """Consumes its state: `update`, jitted, reuses the memory of `state` for the next state.
 
-    Keep the returned state and forget the one passed in: to read it raises a RuntimeError ("Array
-    has been deleted"), and to train on it that or a ValueError ("Buffer has been deleted or
-    donated"). `loss_fn` is static: a named function compiles once, a fresh lambda at every call
-    compiles at every call.
+    Keep the returned state and drop the one passed in. Reading that one raises a RuntimeError
+    ("Array has been deleted"); training on it raises the same or a ValueError ("Buffer has been
+    deleted or donated"). `loss_fn` is static: a named function compiles once, but a new lambda or
+    `partial` at every call compiles at every call.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> batch = {"image": jnp.zeros((4, 32, 32, 1)), "label": jnp.arange(4)}
@@ -162,9 +168,5 @@ def train_step(
 
 @partial(jit, static_argnames="loss_fn")
 def eval_step(state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy) -> Metrics:
-    """{"loss", "accuracy"} of a batch; the state stays as it is."""
-    logits = apply(state.model, state.params, batch["image"])
-    return {
-        "loss": loss_fn(logits, batch["label"]),
-        "accuracy": metrics.accuracy(logits, batch["label"]),
-    }
+    """{"loss", "accuracy"} of a batch; the state is not consumed."""
+    return measure(apply(state.model, state.params, batch["image"]), batch["label"], loss_fn)

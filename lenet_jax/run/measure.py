@@ -78,7 +78,7 @@ def measure_logits(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> dic
     return {
         "accuracy": metrics.accuracy(logits, labels),
         "loss": loss_fn(logits, labels),
-        "negative_log_likelihood": metrics.negative_log_likelihood(log_probs, labels),
+        "negative_log_likelihood": losses.nll(log_probs, labels),
         "calibration_error": metrics.calibration_error(probs, labels),
         "precision": precision,
         "recall": recall,

@@ -35,9 +35,8 @@ def split() -> Split:
     return random_split(N)
 
 
-PLAIN = LeNet(
-    conv_relu_pool=ops.conv_relu_pool_plain
-)  # compiles sooner, for what does not depend on the form
+# Compiles faster; for tests that do not depend on the operation.
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 
 
 def fresh_state(model=PLAIN):
@@ -56,8 +55,8 @@ def as_floats(images, labels):
     ("spoil", "error", "match"),
     [
         (as_floats, TypeError, "images must be uint8 pixels from 0 to 255, got float32"),
-        (lambda images, labels: (images, labels[1:], B), ValueError, "50 and 49"),
-        (lambda images, labels: (images[1:], labels, B), ValueError, "49 and 50"),
+        (lambda images, labels: (images, labels[1:], B), ValueError, "got 49 and 50"),
+        (lambda images, labels: (images[1:], labels, B), ValueError, "got 50 and 49"),
         (lambda images, labels: (images, labels, N + 1), ValueError, "batch_size=51"),
         (lambda images, labels: (images, labels, 0), ValueError, "batch_size=0"),
     ],

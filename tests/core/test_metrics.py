@@ -46,17 +46,6 @@ def test_accuracy_is_numpys(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_likelihood_is_scikit_learns(size):
-    probabilities, labels = drawn(size)
-    got = metrics.negative_log_likelihood(jnp.log(jnp.asarray(probabilities)), jnp.asarray(labels))
-    exact = probabilities.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn does not take rounded ones
-    assert float(got) == pytest.approx(
-        judge.log_loss(labels, exact, labels=range(10)), rel=16 * EPS
-    )
-
-
-@pytest.mark.parametrize("size", SIZES)
 def test_the_confusion_matrix_is_scikit_learns_and_adds_up(size):
     probabilities, labels = drawn(size)
     predicted = probabilities.argmax(1)
@@ -119,11 +108,6 @@ def test_all_measure_many_networks_at_once():
     confusion_matrix = partial(metrics.confusion_matrix, num_classes=10)
     confusions = jax.vmap(confusion_matrix, (0, None))(predicted, labels)
     measures = {
-        "likelihood": (
-            metrics.negative_log_likelihood,
-            (jnp.log(probabilities), labels),
-            (0, None),
-        ),
         "confusion": (confusion_matrix, (predicted, labels), (0, None)),
         "precision": (metrics.precision_recall, (confusions,), (0,)),
         "reliability": (metrics.reliability, (probabilities, labels), (0, None)),

@@ -29,6 +29,19 @@ def test_ten_arrays_and_61706_numbers_in_a_plain_dict():
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+def test_a_key_gives_the_parameters_that_it_has_always_given():
+    first_and_last = {
+        "conv1": (0.012138844, 0.138776585),
+        "conv2": (-0.0089465687, 0.04922438),
+        "fc1": (0.0056600096, -0.017046845),
+        "fc2": (-0.07534522, -0.069016896),
+        "fc3": (0.09299653, 0.07138852),
+    }
+    for name, layer in init(jax.random.key(0)).items():
+        got = float(layer["kernel"].ravel()[0]), float(layer["bias"][-1])
+        assert got == pytest.approx(first_and_last[name], rel=1e-6)
+
+
 def test_shapes_are_the_tutorials():
     assert jax.tree.map(jnp.shape, init(jax.random.key(0))) == jax.tree.map(
         np.shape, params_of(make_net(0))
@@ -103,7 +116,7 @@ def test_tabulate_counts_the_parameters():
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [((32, 32, 1), r"images\[None\]"), ((2, 28, 28, 1), "28"), ((2, 1, 32, 32), "")],
+    [((32, 32, 1), r"images\[None\]"), ((2, 28, 28, 1), "28"), ((2, 1, 32, 32), "last")],
 )
 def test_a_wrong_shape_is_named(shape, hint):
     with pytest.raises(ValueError, match=rf"\[batch, 32, 32, 1\].*{hint}"):

@@ -376,7 +376,7 @@ def test_a_bad_optimizer_is_refused_with_its_argument_and_value(arguments, setti
         (["cosine", 10.5], {}, "total_steps must be an integer above 0, got 10.5"),
         (["cosine", 10], {"warmup_steps": 10}, "warmup_steps must be .*, got 10"),
         (["cosine", 10], {"warmup_steps": -1}, "warmup_steps must be .*, got -1"),
-        (["onecycle", 10], {"warmup_steps": 3}, "onecycle warms up by itself"),
+        (["onecycle", 10], {"warmup_steps": 3}, "onecycle has its own warmup"),
     ],
     ids=str,
 )

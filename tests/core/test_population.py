@@ -18,9 +18,8 @@ from lenet_jax.run import loop
 from lenet_jax.run.settings import Settings
 
 B, EPOCHS, N, M = 32, 2, 5, 160
-PLAIN = LeNet(
-    conv_relu_pool=ops.conv_relu_pool_plain
-)  # compiles sooner, for what does not depend on the form
+# Compiles faster; for tests that do not depend on the operation.
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 # Two devices share them: five in one slice are 3 and 2, of whom the last is there twice; in slices
 # of at most four they are 2 and 1, likewise filled, and then 1 and 1.
 MEMBERS = {
@@ -187,7 +186,7 @@ def test_members_differ_and_every_update_is_reported(trained):
     assert together.finite.all()
 
 
-def test_a_member_that_diverges_is_told_and_disturbs_nobody(digits):
+def test_a_member_that_diverges_is_reported_and_does_not_affect_the_others(digits):
     train = lambda rates: population.train(
         MemberConfig(seed=np.arange(len(rates)), learning_rate=np.array(rates)),
         digits,
@@ -247,7 +246,7 @@ def test_lists_are_numbers_too():
     [
         ({"epochs": 0}, "epochs=0: must be at least 1"),
         ({"slice_size": 0}, "slice_size=0: must be at least 1"),
-        ({"batch_size": M + 1}, "batch_size=161: there are only 160 images"),
+        ({"batch_size": M + 1}, "batch_size=161 must be from 1 to the number of images, 160"),
     ],
 )
 def test_numbers_that_leave_nothing_to_do_are_refused(digits, numbers, words):
@@ -261,7 +260,7 @@ def test_an_epoch_of_few_steps_has_a_point_for_each():
 
 def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits):
     """Temporary memory of the compiled program."""
-    options = {"xla_backend_optimization_level": 0}  # compiles sooner
+    options = {"xla_backend_optimization_level": 0}  # compiles faster
 
     def temporary(number):
         create = partial(population.create, MemberConfig(seed=np.arange(number)), "sgd")

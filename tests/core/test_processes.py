@@ -21,10 +21,10 @@ from lenet_jax.core.step import create_train_state
 
 ROOT = Path(__file__).parents[2]
 DEVICES = (2, 1)  # of the two processes: of the first, one is left over
-PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)  # compiles sooner
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)  # compiles faster
 
 
-class OneLayer(nn.Module):  # sooner still
+class OneLayer(nn.Module):  # faster still
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         return nn.Dense(10)(images.reshape(len(images), -1))
@@ -103,7 +103,7 @@ def test_a_batch_is_shared_by_as_many_devices_of_each_process_and_members_by_its
     for index, out in enumerate(joined[1]):
         assert "batch [0, 1]\n" in out
         assert f"members {DEVICES[index] * [index]}\n" in out
-        assert "batch_size=65 has no equal parts for 2 processes\n" in out
+        assert "batch_size=65 cannot be divided among 2 processes\n" in out
 
 
 def test_two_processes_train_one_network_to_the_bits_of_one_process_with_two_devices(joined):

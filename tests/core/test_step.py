@@ -16,9 +16,8 @@ F = torch.nn.functional
 from tutorial_net import grads_of, make_net, params_of, random_batch, to_torch
 
 OPS = [ops.conv_relu_pool, ops.conv_relu_pool_plain]
-PLAIN = LeNet(
-    conv_relu_pool=ops.conv_relu_pool_plain
-)  # compiles sooner, for what does not depend on the form
+# Compiles faster; for tests that do not depend on the operation.
+PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 PRECISIONS = {"float32": (np.float32, torch.float32), "float64": (np.float64, torch.float64)}
 
 
