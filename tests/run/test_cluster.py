@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -222,6 +223,94 @@ def test_the_command_starts_workers_and_ctrl_c_says_how_to_go_on(alone, tmp_path
     assert err == ""
     sweep.write_results(grid.run(SETTINGS, DIGITS, tmp_path), tmp_path)
     assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
+
+
+FILES = {
+    "empty": "",
+    "half-written": '{"address": "tcp://127',
+    "not JSON": "tcp://127.0.0.1:8786",
+    "a list": "[]",
+    "without an address": '{"id": "Scheduler"}',
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_of_no_scheduler_is_one_line(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.1)
+    file = tmp_path / "scheduler.json"
+    file.write_text(FILES[case])
+    with (
+        pytest.raises(ValueError, match=rf"^--scheduler={file}: is not a file that `dask sched"),
+        cluster.connect(str(file), None, print),
+    ):
+        pass
+
+
+def test_a_scheduler_file_that_is_being_written_is_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "scheduler.json"
+    file.write_text(FILES["half-written"])
+    finish = lambda seconds: file.write_text('{"address": "tcp://127.0.0.1:8786"}')
+    monkeypatch.setattr(cluster.time, "sleep", finish)
+    assert cluster._address(str(file), "--scheduler") == "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("tls://127.0.0.1:1", r"TLS needs Dask's settings distributed\.comm\.tls\.ca-file"),
+        ("foo://127.0.0.1:1", "foo"),
+        ("tcp://127.0.0.1:1", "no scheduler answers there"),
+    ],
+)
+def test_an_address_that_dask_refuses_is_one_line_with_the_flag(address, words, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.5)
+    with (
+        pytest.raises(cluster.ClusterError, match=words) as raised,
+        cluster.connect(address, None, print),
+    ):
+        pass
+    assert str(raised.value).startswith(f"--scheduler={address}: ")
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_over_tls_with_dasks_own_settings(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not there to make certificates")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days=2"]
+    request += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    prefix = "DASK_DISTRIBUTED__COMM__"
+    tls = {f"{prefix}TLS__CA_FILE": str(certificate), f"{prefix}REQUIRE_ENCRYPTION": "True"}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        tls |= {
+            f"{prefix}TLS__{role}__CERT": str(certificate),
+            f"{prefix}TLS__{role}__KEY": str(key),
+        }
+    address = f"tls://127.0.0.1:{free_port()}"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"env": os.environ | tls, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = [*dask, "scheduler", "--no-dashboard", "--protocol=tls", f"--host={address}"]
+    sweep_command = [sys.executable, "-m", "lenet_jax.sweep", "--dataset=digits", "--slice_size=2"]
+    sweep_command += [f"--{name}={value}" for name, value in FLAGS.items()]
+    sweep_command += [f"--scheduler={address}", f"--workdir={tmp_path / 'sweep'}"]
+    with (
+        subprocess.Popen(scheduler, **quiet) as one,
+        subprocess.Popen([*dask, "worker", "--nthreads=1", "--no-nanny", address], **quiet) as two,
+    ):
+        try:
+            done = subprocess.run(
+                sweep_command,
+                env=os.environ | tls | {"NPROC": "2"},
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+        finally:
+            one.kill()
+            two.kill()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the last by tls://" in done.stdout
 
 
 @pytest.mark.parametrize(
