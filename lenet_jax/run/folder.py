@@ -107,14 +107,14 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
       OSError: the lock cannot be written.
     """
     with add_path_to_oserror(path / LOCK):
-        file = (path / LOCK).open("a+")
+        file = (path / LOCK).open("a+b", buffering=0)  # closing must not try to write again
     with file:
         try:
             _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             raise ValueError(
-                f"--workdir={path}: a run is at work there (process {file.read().strip()}); "
+                f"--workdir={path}: a run is at work there (process {file.read().decode().strip()}); "
                 "wait for its end or use another --workdir"
             ) from error
         except OSError as error:
@@ -123,12 +123,11 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
             log(f"note: the file system of {path} has no locks; start only one run there")
         with add_path_to_oserror(path / LOCK):
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            file.write(f"{os.getpid()}\n".encode())
         yield
 
 
-def _lock(file: IO[str]) -> None:
+def _lock(file: IO[bytes]) -> None:
     if fcntl is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
