@@ -128,7 +128,9 @@ def result_line(records: Sequence[Mapping[str, Any]]) -> str:
     """A run's result, for a person."""
     if not records:
         return "its metrics.jsonl is missing"
-    return f"test accuracy {records[-1]['test_accuracy']:.2%} after {records[-1]['epoch']} epochs"
+    last = records[-1]
+    epochs = f"{last['epoch']} epoch{'s' * (last['epoch'] > 1)}"
+    return f"test accuracy {last['test_accuracy']:.2%} after {epochs}"
 
 
 def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
