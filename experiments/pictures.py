@@ -29,7 +29,7 @@ from drawn_digits import DRAWN, FOLDER, FONTS
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 
-from lenet_jax.data import picture
+from lenet_jax.pictures.read import SUFFIXES
 from lenet_jax.run import reading, trained
 
 Rng = np.random.Generator
@@ -396,7 +396,7 @@ def count(folder: Path, runs: list[trained.TrainedRun]) -> dict[str, dict[str, l
     kinds: dict[str, dict] = collections.defaultdict(
         lambda: {"pictures": 0, "right": [0] * len(runs)}
     )
-    for file in sorted(file for file in folder.iterdir() if file.suffix in picture.SUFFIXES):
+    for file in sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES):
         kind, end = file.stem.rsplit("-", 1)
         kinds[kind]["pictures"] += 1
         try:

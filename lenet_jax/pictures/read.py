@@ -15,10 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from lenet_jax.data import ink, things
-
-SIDE = 32  # of the network's input
-MIDDLE = 16  # the pixel nearest to the centre of mass of MNIST's digits; 14 in 28x28
 LONGEST = 512  # pixels per side; larger pictures are reduced
 FORMATS = {  # no others: a picture may come from anybody, and some decoders start other programs
     "PNG": (".png",),
@@ -29,7 +25,6 @@ FORMATS = {  # no others: a picture may come from anybody, and some decoders sta
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
-EMPTY = "is empty: nothing stands out from the background"
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
@@ -38,22 +33,6 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # float32 [H, W], or in colour [H, W, 3]
     scale: float  # the side of a pixel, in pixels of the file
-
-
-class Found(NamedTuple):
-    """What is written in one place of a picture; its box in pixels of the picture."""
-
-    image: np.ndarray  # uint8 [32, 32, 1], light on dark
-    left: float
-    top: float
-    right: float
-    bottom: float
-    doubts: tuple[str, ...]  # why it may not be what was meant
-
-    def scaled(self, factor: float) -> "Found":
-        """The same on a picture with `factor` times the pixels per side."""
-        box = (side * factor for side in (self.left, self.top, self.right, self.bottom))
-        return Found(self.image, *box, self.doubts)
 
 
 def find_files(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
@@ -100,98 +79,6 @@ def read(path: Path) -> Picture:
     return Picture(np.asarray(image, np.float32), longest / max(image.size))
 
 
-def fit(grey: np.ndarray) -> np.ndarray:
-    """All of the picture as it is, light on dark, as uint8 [32, 32, 1].
-
-    A picture of 32x32 keeps its pixels and one of 28x28 is padded, as a data set's images are; any
-    other is scaled to fit 28x28.
-
-    Raises:
-      ValueError: it is empty.
-    """
-    if grey.ndim == 3:
-        grey = grey @ np.float32([0.299, 0.587, 0.114])
-    low, high = grey.min(), grey.max()
-    if high - low <= things.FAINTEST:
-        raise ValueError(EMPTY)
-    if np.median(things.border(grey)) > (low + high) / 2:  # dark on light
-        grey = 255 - grey
-    if grey.shape != (SIDE, SIDE):
-        grey = _scaled(grey, 28)
-    return _paste(grey, (np.array(grey.shape) - 1) / 2, (SIDE - 1) / 2)
-
-
-def crop_square(pixels: np.ndarray) -> np.ndarray:
-    """The middle square of a picture, for networks of colour images: uint8 [32, 32, 3].
-
-    Args:
-      pixels: [H, W], or in colour [H, W, 3].
-    """
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.uint8(np.rint(pixels[top : top + side, left : left + side]))
-    image = Image.fromarray(square).convert("RGB")
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def center(pixels: np.ndarray, box: int = 20, by_mass: bool = True) -> np.ndarray:
-    """The largest that `find` finds: uint8 [32, 32, 1], light on dark.
-
-    Raises:
-      ValueError: nothing stands out from the background.
-    """
-    return tallest(find(pixels, box, by_mass)).image
-
-
-def tallest(found: Sequence[Found]) -> Found:
-    """That of the largest height; several alike are the first of them."""
-    return max(found, key=lambda each: each.bottom - each.top)
-
-
-def find(
-    pixels: np.ndarray, box: int = 20, by_mass: bool = True, apart: bool = True
-) -> list[Found]:
-    """What is written on a picture, from left to right, each as MNIST has its digits.
-
-    Args:
-      pixels: [H, W], or in colour [H, W, 3].
-      box: the side of the square that each is scaled to, and
-      by_mass: whether its centre of mass comes to the middle, or that of its box; see `registry`.
-      apart: whether there may be several; otherwise all that is written is one.
-
-    Raises:
-      ValueError: nothing stands out from the background.
-    """
-    grey = things.flatten_colour(pixels)
-    inked = ink.choose(things.find_things(grey), apart)
-    if not inked:
-        raise ValueError(EMPTY)
-    return [_found(grey, thing, box, by_mass, len(inked)) for thing in inked]
-
-
-def _found(grey: np.ndarray, thing: things.Thing, box: int, by_mass: bool, count: int) -> Found:
-    digit = _scaled(ink.cut_out(grey, thing), box)
-    digit *= 255 / digit.max()  # scaling makes thin strokes paler
-    if by_mass:
-        image = _paste(digit, np.array(ndimage.center_of_mass(digit)), MIDDLE)
-    else:
-        image = _paste(digit, (np.array(digit.shape) - 1) / 2, (SIDE - 1) / 2)
-    height, width = grey.shape
-    right, bottom = min(thing.columns.stop, width), min(thing.rows.stop, height)
-    doubts = []
-    if max(grey.shape) > SIDE:  # a data set's own image fills what it has
-        if count > 1:
-            doubts.append(f"is one of {count}")
-        if thing.border > 0:
-            doubts.append("touches the picture's border")
-        elif thing.height * thing.width > 0.8 * height * width:
-            doubts.append("fills the picture")
-    return Found(image, thing.columns.start, thing.rows.start, right, bottom, tuple(doubts))
-
-
 def _flat(image):
     """A Pillow image in mode F, L or RGB, without transparency."""
     from PIL import Image
@@ -226,21 +113,3 @@ def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
     rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
     filled = visible.sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
     return middle if high - low > 64 and filled > 0.75 else 255 * (middle < 128)
-
-
-def _scaled(grey: np.ndarray, longest: int) -> np.ndarray:
-    """The picture scaled so that its longer side has `longest` pixels."""
-    from PIL import Image
-
-    scale = longest / max(grey.shape)
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
-    image = Image.fromarray(grey.astype(np.float32))
-    return np.clip(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), 0, 255)
-
-
-def _paste(grey: np.ndarray, point: np.ndarray, middle: float) -> np.ndarray:
-    """The picture in uint8 [32, 32, 1], its `point` as near to `middle` as its edges allow."""
-    top, left = np.clip(np.rint(middle - point).astype(int), 0, SIDE - np.array(grey.shape))
-    canvas = np.zeros((SIDE, SIDE, 1), np.uint8)
-    canvas[top : top + grey.shape[0], left : left + grey.shape[1], 0] = np.rint(grey)
-    return canvas
