@@ -57,12 +57,19 @@ class Box(NamedTuple):
     def margins(self, inner: "Box") -> tuple[float, float, float, float]:
         """The distances from each side to that side of `inner`; negative where it sticks out."""
         return (
-            *(inside - outside for inside, outside in zip(inner[:2], self[:2], strict=True)),
-            *(outside - inside for inside, outside in zip(inner[2:], self[2:], strict=True)),
+            inner.top - self.top,
+            inner.left - self.left,
+            self.bottom - inner.bottom,
+            self.right - inner.right,
         )
 
     def contains(self, inner: "Box") -> bool:
-        return min(self.margins(inner)) >= 0
+        return (
+            self.top <= inner.top
+            and self.left <= inner.left
+            and inner.bottom <= self.bottom
+            and inner.right <= self.right
+        )
 
     def gaps(self, other: "Box") -> tuple[float, float]:
         """How many rows and columns lie between the two; negative where they overlap."""

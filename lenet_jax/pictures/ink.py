@@ -10,7 +10,7 @@ Lengths are compared with the length of a thing's diagonal, its size.
 
 import numpy as np
 
-from lenet_jax.pictures.things import Thing, dilate
+from lenet_jax.pictures.things import Thing, dilate, pad
 
 # The numbers were chosen on the pictures of experiments/draw_pictures.py.
 CLOSED = 0.8  # of a thing's outline: the least that has an edge
@@ -54,18 +54,19 @@ def choose(things: list[Thing], apart: bool = True) -> list[Thing]:
     if not closed:
         return []
     inner = [t for t in closed if t.border == 0]
-    cut = [
-        t
-        for t in closed
-        if 0 < t.border < MOST_BORDER and t.cut < MOST_CUT and t.thickness < THICKEST * t.size
-    ]  # neither a shadow nor a part of the paper
-    strongest = max(t.contrast for t in inner or cut or closed)
+    cut = [t for t in closed if 0 < t.border < MOST_BORDER and t.cut < MOST_CUT]
+    thin = lambda t: t.thickness < THICKEST * t.size  # neither a shadow nor a part of the paper
+    strongest = max(t.contrast for t in inner or [t for t in cut if thin(t)] or closed)
     inner = [t for t in inner if t.contrast > WEAKEST * strongest]
     score = lambda t: t.size * min(t.contrast, STRONG * strongest) * t.closed**2
     cards = [t for t in inner if _is_card(t, inner)]
     ink = [t for t in inner if not any(_is_of_card(t, card) for card in cards)]
     best = max(ink or inner, key=score, default=None)
-    cut = [t for t in cut if (best is None or _outdoes(t, best)) and not _is_card(t, inner)]
+    cut = [
+        t
+        for t in cut
+        if (best is None or _outdoes(t, best)) and thin(t) and not _is_card(t, inner)
+    ]
     best = max(cut, key=score, default=best) or max(closed, key=score)
     best = _sharpest(best, closed)
     strokes = [
@@ -100,7 +101,7 @@ def _is_card(thing: Thing, others: list[Thing]) -> bool:
     for content in contents:
         around = thing.filled[content.box.seen_from(thing.box).slices]
         enclosed = convex > CONVEX and around[content.mask].all()
-        if (enclosed or exact) and not _lies_in(thing, content):
+        if (enclosed or exact) and not _lies_in(content, thing):
             return True
         if enclosed and (thing.solid > SOLID or (exact and content.shape[0] < NO_RECTANGLE)):
             return True
@@ -109,7 +110,7 @@ def _is_card(thing: Thing, others: list[Thing]) -> bool:
 
 def _lies_in(inner: Thing, outer: Thing) -> bool:
     """Whether `outer` is what is directly around `inner`."""
-    near = dilate(np.pad(inner.filled, 3))
+    near = dilate(pad(inner.filled, 3))
     ring = dilate(near, 2) & ~near
     box = inner.box.grown(3)
     common = box.intersection(outer.box)

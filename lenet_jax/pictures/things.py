@@ -34,6 +34,7 @@ WINDOW = 1 / 4  # of the picture's longer side: the window of the local median
 SMOOTH = 1 / 150  # of the picture's longer side, at most 1 pixel: standard deviation of smoothing
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+FOUR_NEIGHBOURS = ndimage.generate_binary_structure(2, 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Thing:
     cut: float  # the share of its outline that lies outside the picture
     border: float  # the share of the picture's border that it covers
 
-    @property
+    @functools.cached_property
     def size(self) -> float:
         return self.box.size
 
@@ -67,7 +68,7 @@ class Thing:
     @functools.cached_property
     def thickness(self) -> float:
         """The diameter of the largest disc that lies in it."""
-        return 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, 1)).max())
+        return 2 * float(ndimage.distance_transform_edt(pad(self.mask, 1)).max())
 
     @functools.cached_property
     def shape(self) -> tuple[float, float]:
@@ -97,29 +98,30 @@ def flatten_colour(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return pixels.reshape(pixels.shape[:2])
     coarse = _sample(pixels, _coarse_step(pixels))
-    residual = (coarse - local_median(coarse)).reshape(-1, 3).astype(np.float64)
+    residual = (coarse - local_median(coarse, every=2)).reshape(-1, 3).astype(np.float64)
     axis = np.linalg.eigh(residual.T @ residual)[1][:, -1]
     axis *= np.sign(axis.sum()) or 1
     return pixels @ np.float32(axis / np.sqrt(3))
 
 
-def local_median(pixels: np.ndarray) -> np.ndarray:
+def local_median(pixels: np.ndarray, every: int = 1) -> np.ndarray:
     """The median of the pixels around each pixel: [H, W, ...].
 
-    It is taken at every second pixel of a coarse picture and interpolated between them; NumPy's
-    partition of all windows is faster than `scipy.ndimage.median_filter`.
+    It is taken at `every` nth pixel of a coarse picture and interpolated. NumPy's partition of all windows is faster
+    than `scipy.ndimage.median_filter`.
     """
     if pixels.ndim == 3:
-        return np.stack([local_median(channel) for channel in np.moveaxis(pixels, -1, 0)], -1)
+        return np.stack([local_median(channel, every) for channel in np.moveaxis(pixels, -1, 0)], -1)
     step = _coarse_step(pixels)
     coarse = _sample(pixels, step)
     window = max(3, int(max(coarse.shape) * WINDOW)) | 1
     padded = np.pad(coarse, window // 2, mode="edge")
-    windows = sliding_window_view(padded, (window, window))[::2, ::2]
+    windows = sliding_window_view(padded, (window, window))[::every, ::every]
     windows = windows.reshape(*windows.shape[:2], -1)
-    medians = np.partition(windows, window**2 // 2)[..., window**2 // 2]
+    windows.partition(window**2 // 2)
+    medians = windows[..., window**2 // 2]
     rows, columns = (
-        _interpolation(side, step, count)
+        _interpolation(side, step, every, count)
         for side, count in zip(pixels.shape, medians.shape, strict=True)
     )
     return rows @ medians @ columns.T
@@ -135,9 +137,9 @@ def _sample(pixels: np.ndarray, step: int) -> np.ndarray:
     return pixels[start[0] :: step, start[1] :: step]
 
 
-def _interpolation(side: int, step: int, count: int) -> np.ndarray:
-    """The matrix [side, count] from every second sample of a side to its pixels."""
-    place = (np.arange(side) - min(step, side) // 2) / (2 * step)
+def _interpolation(side: int, step: int, every: int, count: int) -> np.ndarray:
+    """The matrix [side, count] from the samples of a side to its pixels."""
+    place = (np.arange(side) - min(step, side) // 2) / (step * every)
     distance = np.clip(place, 0, count - 1)[:, None] - np.arange(count)
     return np.maximum(0, 1 - np.abs(distance)).astype(np.float32)
 
@@ -164,11 +166,10 @@ def border_plane(grey: np.ndarray) -> np.ndarray:
 def find_things(grey: np.ndarray) -> list[Thing]:
     """All things on a picture [H, W], each as often as there are levels at which it is one."""
     smooth = ndimage.gaussian_filter(grey, min(1.0, max(grey.shape) * SMOOTH))
-    local = smooth - local_median(smooth)
     planar = smooth - border_plane(smooth)
-    noise = np.quantile(np.abs(local), 0.3) / 0.385  # of a normal distribution
+    views = [planar] if _is_flat(planar) else [planar, smooth - local_median(smooth)]
+    noise = np.quantile(np.abs(views[-1]), 0.3) / 0.385  # of a normal distribution
     lowest = max(FAINTEST / 2, FAINTEST_TO_NOISE / 2 * noise)
-    views = [planar] if np.abs(planar - local).max() < lowest / 4 else [planar, local]
     things = []
     for sign in (1, -1):
         fall = ndimage.maximum_filter(sign * smooth, 2 * REACH + 1) - sign * smooth
@@ -182,6 +183,12 @@ def find_things(grey: np.ndarray) -> list[Thing]:
                 ]
     faintest = max(FAINTEST, FAINTEST_TO_NOISE * noise)
     return [thing for thing in things if thing.contrast > faintest]
+
+
+def _is_flat(planar: np.ndarray) -> bool:
+    """Whether the paper is so evenly lit that the view without its plane is enough."""
+    paper = np.abs(planar) < FAINTEST
+    return border(paper).mean() > 0.98 and paper.mean() > 0.5
 
 
 def _levels(ink: np.ndarray, lowest: float, both: bool) -> list[float]:
@@ -211,7 +218,7 @@ def _measured(
 ) -> Thing:
     """`fall` [H + 4, W + 4] is how far each pixel lies below the highest nearby; -1: no pixel."""
     filled = fill_holes(mask)
-    near = dilate(np.pad(filled, 2))
+    near = dilate(pad(filled, 2))
     ring = dilate(near) & ~near
     values = np.sort(fall[box.grown(2).shifted(2, 2).slices][ring])
     outside = np.searchsorted(values, 0)
@@ -240,8 +247,16 @@ def dilate(mask: np.ndarray, times: int = 1) -> np.ndarray:
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """Three times as fast as `ndimage.binary_fill_holes`."""
-    background, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    background, _ = ndimage.label(~pad(mask, 1), FOUR_NEIGHBOURS)
     return (background != 1)[1:-1, 1:-1]
+
+
+def pad(mask: np.ndarray, margin: int) -> np.ndarray:
+    """A margin of False on all sides; ten times as fast as `np.pad`."""
+    height, width = mask.shape
+    padded = np.zeros((height + 2 * margin, width + 2 * margin), bool)
+    padded[margin : margin + height, margin : margin + width] = mask
+    return padded
 
 
 def shape(filled: np.ndarray) -> tuple[float, float]:
