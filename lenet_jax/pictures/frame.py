@@ -22,7 +22,7 @@ EMPTY = "is empty: nothing stands out from the background"
 
 # The numbers below were chosen on the pictures of experiments/draw_pictures.py.
 FINE = 288  # pixels per side on which things are looked for
-DETAILED = 60  # pixels of such a picture: the size of a character that has pixels enough there
+DETAILED = 120  # pixels of such a picture: the size of a character that has pixels enough there
 
 
 class Found(NamedTuple):

@@ -190,8 +190,7 @@ def test_without_centring_a_data_sets_image_keeps_its_pixels(tmp_path):
         pixels[3:9, 4:7] = np.random.default_rng(0).integers(1, 256, (6, 3))
         for drawn in (pixels, 255 - pixels):
             path = save(tmp_path / "image.png", drawn)
-            frame = (32 - side) // 2
-            expected = np.pad(pixels, frame)[:, :, None]
+            expected = np.pad(pixels, (32 - side) // 2)[:, :, None]
             np.testing.assert_array_equal(frame.fit(read.read(path).pixels), expected)
 
 
