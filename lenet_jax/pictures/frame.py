@@ -50,18 +50,21 @@ def find(
     grey = things.flatten_colour(pixels)
     step = -(-max(grey.shape) // FINE)
     fine = _reduced(grey, step)
-    inked = ink.choose(things.find_things(fine), apart)
+    inked = []
+    for thing in ink.choose(things.find_things(fine), apart):
+        if thing.size > DETAILED:
+            cut = cut_out(fine, thing)
+        else:
+            cut = cut_out(grey, thing.enlarged(step))
+        if cut.any():
+            inked.append((thing, cut))
     if not inked:
         raise ValueError(EMPTY)
     found = []
-    for thing in inked:
-        if thing.size > DETAILED:
-            digit = cut_out(fine, thing)
-        else:
-            digit = cut_out(grey, thing.enlarged(step))
+    for thing, cut in inked:
         place = thing.box.scaled(step).intersection(Box(0, 0, *grey.shape))
         doubts = _doubts(place, thing.border > 0, len(inked), grey.shape)
-        found.append(Found(_framed(digit, box, by_mass), place, doubts))
+        found.append(Found(_framed(cut, box, by_mass), place, doubts))
     return found
 
 
@@ -124,13 +127,13 @@ def cut_out(grey: np.ndarray, thing: things.Thing) -> np.ndarray:
     box = thing.box.intersection(picture)  # an enlarged box may reach beyond the picture
     mask[box.seen_from(around).slices] = thing.mask[box.seen_from(thing.box).slices]
     near = things.dilate(mask, 2 if thing.size > 40 else 1)
-    outside = things.dilate(near)
+    outside = next(each for each in (things.dilate(near), near, mask) if not each.all())
     nearest = ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True)
     paper = ndimage.gaussian_filter(pixels[tuple(nearest)], thing.size / 20)
     ink = np.where(near, np.maximum(thing.sign * (pixels - paper), 0), 0)
     if thing.sign < 0:  # paper in shadow is darker, ink takes the same share of its light
         ink *= paper.max() / np.maximum(paper, 1)
-    noise = 1.4826 * np.median(np.abs(pixels - paper)[~outside]) if not outside.all() else 0
+    noise = 1.4826 * np.median(np.abs(pixels - paper)[~outside])
     smooth = ndimage.gaussian_filter(ink, 1)
     level = smooth.max()
     core = smooth > level / 3 if level < 10 * noise else ink > max(level / 5, 4 * noise)
@@ -139,8 +142,8 @@ def cut_out(grey: np.ndarray, thing: things.Thing) -> np.ndarray:
     sizes[0] = 0  # the pixels of no component
     kept = (sizes > sizes.max() / 20)[labels]
     ink[(core & ~kept) | (ink < 3 * noise)] = 0
-    rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    places = ndimage.find_objects(kept.astype(int))
+    return ink[places[0]] if places else np.zeros((1, 1))
 
 
 def _reduced(grey: np.ndarray, step: int) -> np.ndarray:
