@@ -15,14 +15,26 @@ from scipy import ndimage
 
 from lenet_jax.pictures import ink, things
 from lenet_jax.pictures.box import Box
+from lenet_jax.pictures.things import Thing
 
 SIDE = 32  # of the network's input
 MIDDLE = 16  # the pixel nearest to the centre of mass of MNIST's digits; 14 in 28x28
 EMPTY = "is empty: nothing stands out from the background"
 
-# The numbers below were chosen on the pictures of experiments/draw_pictures.py.
-FINE = 288  # pixels per side on which things are looked for
-DETAILED = 120  # pixels of such a picture: the size of a character that has pixels enough there
+# All of these were chosen on the pictures of experiments/draw_pictures.py; a size is a diagonal.
+FINE = 288  # pixels per side: the most of the picture on which things are looked for
+DETAILED = 120  # pixels of that picture: the size of a character that is large enough there
+AROUND = 1 / 4  # of a character's size: the width of the paper around it that is looked at
+SMOOTH_PAPER = 1 / 20  # of a character's size: the paper's smoothing, as a standard deviation
+DEEPEST_SHADOW = 10  # times as dark as the lightest paper
+THICK = 40  # pixels: the size of a character whose edges are two pixels wide, not one
+CLEAR = 10  # standard deviations of the noise: the least contrast of ink without grain
+CORE = 1 / 5  # of the strongest ink: the least of a stroke
+GRAINY_CORE = 1 / 3  # the same where there is grain
+CORE_TO_NOISE = 4  # standard deviations of the noise: the least of a stroke
+INK_TO_NOISE = 3  # standard deviations of the noise: the least of a stroke's edge
+LEAST_PART = 1 / 20  # of the ink of the largest part: the least of another one
+FULL = 0.8  # of the picture: the most that a character's box covers
 
 
 class Found(NamedTuple):
@@ -50,14 +62,12 @@ def find(
     grey = things.flatten_colour(pixels)
     step = -(-max(grey.shape) // FINE)
     fine = _reduced(grey, step)
-    inked = []
-    for thing in ink.choose(things.find_things(fine), apart):
-        if thing.size > DETAILED:
-            cut = cut_out(fine, thing)
-        else:
-            cut = cut_out(grey, thing.enlarged(step))
-        if cut.any():
-            inked.append((thing, cut))
+    chosen = ink.choose(things.find_things(fine), apart)
+    cuts = [
+        cut_out(fine, thing) if thing.size > DETAILED else cut_out(grey, thing.enlarged(step))
+        for thing in chosen
+    ]
+    inked = [(thing, cut) for thing, cut in zip(chosen, cuts, strict=True) if cut.any()]
     if not inked:
         raise ValueError(EMPTY)
     found = []
@@ -119,29 +129,31 @@ def crop_square(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def cut_out(grey: np.ndarray, thing: things.Thing) -> np.ndarray:
-    """The ink [h, w] of a thing, from 0, without its surroundings."""
+def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:
+    """The ink [h, w] of a thing, 0 where there is none."""
     picture = Box(0, 0, *grey.shape)
-    around = thing.box.grown(max(3, int(thing.size // 4))).intersection(picture)
-    pixels, mask = grey[around.slices], np.zeros((around.height, around.width), bool)
+    around = thing.box.grown(max(3, int(AROUND * thing.size))).intersection(picture)
     box = thing.box.intersection(picture)  # an enlarged box may reach beyond the picture
+    pixels, mask = grey[around.slices], np.zeros((around.height, around.width), bool)
     mask[box.seen_from(around).slices] = thing.mask[box.seen_from(thing.box).slices]
-    near = things.dilate(mask, 2 if thing.size > 40 else 1)
-    outside = next(each for each in (things.dilate(near), near, mask) if not each.all())
-    nearest = ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True)
-    paper = ndimage.gaussian_filter(pixels[tuple(nearest)], thing.size / 20)
-    ink = np.where(near, np.maximum(thing.sign * (pixels - paper), 0), 0)
-    if thing.sign < 0:  # paper in shadow is darker, ink takes the same share of its light
-        ink *= paper.max() / np.maximum(paper, 1)
-    noise = 1.4826 * np.median(np.abs(pixels - paper)[~outside])
+    inked = things.dilate(mask, 2 if thing.size > THICK else 1)
+    near = next(each for each in (things.dilate(inked), inked, mask) if not each.all())
+    nearest = ndimage.distance_transform_edt(near, return_distances=False, return_indices=True)
+    paper = ndimage.gaussian_filter(pixels[tuple(nearest)], SMOOTH_PAPER * thing.size)
+    ink = np.where(inked, np.maximum(thing.sign * (pixels - paper), 0), 0)
+    if thing.sign < 0 and paper.max() > 0:  # dark ink takes the same share of any light
+        ink *= paper.max() / np.maximum(paper, paper.max() / DEEPEST_SHADOW)
+    noise = 1.4826 * np.median(np.abs(pixels - paper)[~near])
     smooth = ndimage.gaussian_filter(ink, 1)
-    level = smooth.max()
-    core = smooth > level / 3 if level < 10 * noise else ink > max(level / 5, 4 * noise)
+    if smooth.max() < CLEAR * noise:
+        core = smooth > GRAINY_CORE * smooth.max()
+    else:
+        core = ink > max(CORE * smooth.max(), CORE_TO_NOISE * noise)
     labels, _ = ndimage.label(core, things.EIGHT_NEIGHBOURS)
-    sizes = np.bincount(labels.ravel(), ink.ravel())
-    sizes[0] = 0  # the pixels of no component
-    kept = (sizes > sizes.max() / 20)[labels]
-    ink[(core & ~kept) | (ink < 3 * noise)] = 0
+    amounts = np.bincount(labels.ravel(), ink.ravel())
+    amounts[0] = 0  # the pixels of no part
+    kept = (amounts > LEAST_PART * amounts.max())[labels]
+    ink[(core & ~kept) | (ink < INK_TO_NOISE * noise)] = 0
     places = ndimage.find_objects(kept.astype(int))
     return ink[places[0]] if places else np.zeros((1, 1))
 
@@ -168,7 +180,7 @@ def _doubts(place: Box, cut: bool, count: int, shape: tuple[int, int]) -> tuple[
             doubts.append(f"is one of {count}")
         if cut:
             doubts.append("touches the picture's border")
-        elif place.height * place.width > 0.8 * shape[0] * shape[1]:
+        elif place.height * place.width > FULL * shape[0] * shape[1]:
             doubts.append("fills the picture")
     return tuple(doubts)
 

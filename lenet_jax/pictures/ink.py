@@ -2,8 +2,8 @@
 
 A sheet, a frame and a cell of a form are things, too; `choose` calls them cards, and recognises
 them as rectangles around another thing. It leaves out what touches the picture's border, unless
-there is nothing else. Things that look alike and stand side by side are separate characters; strokes
-that lie close to each other, or one over the other, belong to the same character.
+there is nothing else. Things that look alike and stand side by side are separate characters;
+strokes that lie close together, or one over the other, belong to the same character.
 """
 
 import numpy as np

@@ -59,15 +59,15 @@ def read(
     """Of each of `pictures.find_files`, in their order: the file, what is on it, and as many
     `prediction`s; or the file, nothing, and {"file", "error"}.
     """
-    read = []
+    files = []
     for path, error in pictures.find_files(names):
         found = []
         try:
             found = [] if error else find(path, run, center)
         except ValueError as reason:
             error = str(reason)
-        read.append((path, found, error))
-    images = [each.image for _, found, _ in read for each in found]
+        files.append((path, found, error))
+    images = [each.image for _, found, _ in files for each in found]
     probs = iter(predict_probs(run, images) if images else ())
     return [
         (
@@ -77,7 +77,7 @@ def read(
             if error
             else [prediction(path, each, next(probs), run.classes) for each in found],
         )
-        for path, found, error in read
+        for path, found, error in files
     ]
 
 

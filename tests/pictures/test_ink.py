@@ -102,7 +102,9 @@ def test_several_are_found_from_left_to_right():
         assert likeness(each.image, frame.center(sheet(printed(digit)))) > 0.97
         assert 200 * index < each.box.left < each.box.right < 200 * (index + 1)
         inked = np.flatnonzero((printed(digit) > 0.5).any(axis=1))
-        np.testing.assert_allclose((each.box.top, each.box.bottom), (inked[0], inked[-1] + 1), atol=6)
+        np.testing.assert_allclose(
+            (each.box.top, each.box.bottom), (inked[0], inked[-1] + 1), atol=6
+        )
         assert each.doubts == ("is one of 4",)
 
 
