@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax import cli
-from lenet_jax.data import picture
 from lenet_jax.files import expand_user
+from lenet_jax.pictures.read import SUFFIXES
 from lenet_jax.run import reading, trained
 
 
@@ -36,7 +36,7 @@ class PredictSettings(trained.NetworkSettings):
     """
 
     pictures: tuple[str, ...] = cli.setting(
-        (), f"files or folders ({' '.join(picture.SUFFIXES)})", positional=True
+        (), f"files or folders ({' '.join(SUFFIXES)})", positional=True
     )
     center: bool = cli.setting(True, "find the character, scale and centre it")
     json: bool = cli.setting(

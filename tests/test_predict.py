@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data, predict
-from lenet_jax.data import picture
+from lenet_jax.pictures import read as pictures
 from lenet_jax.run import reading, trained
 from lenet_jax.run.measure import predict_logits
 
@@ -125,7 +125,7 @@ def test_ctrl_c_is_one_line_and_130(tiny_run, folder, capsys, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(picture, "read", interrupt)
+    monkeypatch.setattr(pictures, "read", interrupt)
     out, err, code = ask(capsys, f"--workdir={tiny_run}", folder)
     assert (out, len(err), code) == ([], 1, 130)
 

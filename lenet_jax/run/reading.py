@@ -11,17 +11,20 @@ import jax
 import numpy as np
 
 from lenet_jax.core.model import model_for
-from lenet_jax.data import picture, registry
+from lenet_jax.data import registry
+from lenet_jax.pictures import frame
+from lenet_jax.pictures import read as pictures
+from lenet_jax.pictures.box import Box
 from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.trained import TrainedRun
 
 
 def prepare(path: Path, run: TrainedRun) -> np.ndarray:
     """The tallest thing on a picture as the run's network takes it: uint8 [32, 32, channels]."""
-    return picture.tallest(find(path, run)).image
+    return frame.tallest(find(path, run)).image
 
 
-def find(path: Path, run: TrainedRun, center: bool = True) -> list[picture.Found]:
+def find(path: Path, run: TrainedRun, center: bool = True) -> list[frame.Found]:
     """What is on a picture, from left to right, as the run's network takes it.
 
     Each image is uint8 [32, 32, channels]. Several are told apart where classes are characters.
@@ -29,17 +32,17 @@ def find(path: Path, run: TrainedRun, center: bool = True) -> list[picture.Found
     Raises:
       ValueError: it is not a picture, or an empty one; the message goes on after the file's name.
     """
-    pixels, scale = picture.read(path)
+    pixels, scale = pictures.read(path)
     height, width = (side * scale for side in pixels.shape[:2])
-    whole = lambda image: [picture.Found(image, 0, 0, width, height, ())]
+    whole = lambda image: [frame.Found(image, Box(0, 0, height, width), ())]
     if model_for(run.params).in_channels > 1:  # photographs fill their images
-        return whole(picture.crop_square(pixels))
+        return whole(frame.crop_square(pixels))
     if not center:
-        return whole(picture.fit(pixels))
+        return whole(frame.fit(pixels))
     info = registry.INFO[run.config["data"]["name"]]
     apart = max(map(len, run.classes)) == 1
-    found = picture.find(pixels, info.box, info.by_mass, apart)
-    return [each.scaled(scale) for each in found]
+    found = frame.find(pixels, info.box, info.by_mass, apart)
+    return [each._replace(box=each.box.scaled(scale)) for each in found]
 
 
 def predict_probs(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -52,19 +55,19 @@ def predict_probs(run: TrainedRun, images: Sequence[np.ndarray]) -> np.ndarray:
 
 def read(
     run: TrainedRun, names: Sequence[str], center: bool = True
-) -> list[tuple[Path, list[picture.Found], list[dict[str, Any]]]]:
-    """Of each of `picture.find_files`, in their order: the file, what is on it, and as many
+) -> list[tuple[Path, list[frame.Found], list[dict[str, Any]]]]:
+    """Of each of `pictures.find_files`, in their order: the file, what is on it, and as many
     `prediction`s; or the file, nothing, and {"file", "error"}.
     """
-    pictures = []
-    for path, error in picture.find_files(names):
+    files = []
+    for path, error in pictures.find_files(names):
         found = []
         try:
             found = [] if error else find(path, run, center)
         except ValueError as reason:
             error = str(reason)
-        pictures.append((path, found, error))
-    images = [each.image for _, found, _ in pictures for each in found]
+        files.append((path, found, error))
+    images = [each.image for _, found, _ in files for each in found]
     probs = iter(predict_probs(run, images) if images else ())
     return [
         (
@@ -74,18 +77,19 @@ def read(
             if error
             else [prediction(path, each, next(probs), run.classes) for each in found],
         )
-        for path, found, error in pictures
+        for path, found, error in files
     ]
 
 
 def prediction(
-    path: Path, found: picture.Found, probs: np.ndarray, classes: Sequence[str]
+    path: Path, found: frame.Found, probs: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
     """What the probabilities [C] of something on a picture say, as JSON; `classes` are names."""
+    box = found.box
     second, first = np.argsort(probs)[-2:].tolist()
     return {
         "file": str(path),
-        "box": [round(side) for side in found[1:5]],
+        "box": [round(side) for side in (box.left, box.top, box.right, box.bottom)],
         "prediction": first,
         "class": classes[first],
         "probability": float(probs[first]),
@@ -96,7 +100,7 @@ def prediction(
     }
 
 
-def write_images(folder: Path, found: Sequence[picture.Found], path: Path, number: int) -> None:
+def write_images(folder: Path, found: Sequence[frame.Found], path: Path, number: int) -> None:
     """Writes what the network saw of a picture: <number>-<name>.png, or -1, -2, ... of several.
 
     Raises:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lenet_jax.data import things
+from lenet_jax.pictures import things
 
 SIDE = 120
 
@@ -17,7 +17,7 @@ def ring(size: float = 1) -> np.ndarray:
 
 def test_a_ring_and_its_hole_are_found_with_their_boxes():
     found = [thing for thing in things.find_things(ring()) if thing.closed > 0.9]
-    boxes = {(t.sign, t.rows.start, t.rows.stop) for t in found}
+    boxes = {(t.sign, t.box.top, t.box.bottom) for t in found}
     assert any(sign == 1 and abs(a - 24) < 3 and abs(b - 96) < 3 for sign, a, b in boxes)
     assert any(sign == -1 and abs(a - 36) < 3 and abs(b - 84) < 3 for sign, a, b in boxes)
 

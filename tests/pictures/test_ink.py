@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lenet_jax.data import picture
+from lenet_jax.pictures import frame
 
 SIDE = 320
 Y, X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -87,8 +87,8 @@ def test_only_what_is_written_is_found(kind):
         grain = np.random.default_rng(digit).normal(0, 1.5, (1000, 1000, 1))
         pixels = KINDS[kind](digit)
         pixels = pixels + grain[: pixels.shape[0], : pixels.shape[1]]
-        (found,) = picture.find(np.clip(pixels, 0, 255).astype(np.float32))
-        assert likeness(found.image, picture.center(sheet(printed(digit)))) > 0.9, digit
+        (found,) = frame.find(np.clip(pixels, 0, 255).astype(np.float32))
+        assert likeness(found.image, frame.center(sheet(printed(digit)))) > 0.9, digit
         assert found.doubts == ()
 
 
@@ -97,49 +97,51 @@ def row(*digits: int) -> np.ndarray:
 
 
 def test_several_are_found_from_left_to_right():
-    found = picture.find(row(4, 0, 7, 1))
+    found = frame.find(row(4, 0, 7, 1))
     for index, (each, digit) in enumerate(zip(found, (4, 0, 7, 1), strict=True)):
-        assert likeness(each.image, picture.center(sheet(printed(digit)))) > 0.97
-        assert 200 * index < each.left < each.right < 200 * (index + 1)
+        assert likeness(each.image, frame.center(sheet(printed(digit)))) > 0.97
+        assert 200 * index < each.box.left < each.box.right < 200 * (index + 1)
         inked = np.flatnonzero((printed(digit) > 0.5).any(axis=1))
-        np.testing.assert_allclose((each.top, each.bottom), (inked[0], inked[-1] + 1), atol=6)
+        np.testing.assert_allclose(
+            (each.box.top, each.box.bottom), (inked[0], inked[-1] + 1), atol=6
+        )
         assert each.doubts == ("is one of 4",)
 
 
 def test_several_are_one_if_they_are_not_to_be_told_apart():
-    (found,) = picture.find(row(4, 0), apart=False)
-    assert (found.left < 200 < found.right, found.doubts) == (True, ())
+    (found,) = frame.find(row(4, 0), apart=False)
+    assert (found.box.left < 200 < found.box.right, found.doubts) == (True, ())
 
 
 def test_strokes_that_do_not_touch_are_one_thing():
     share = printed(5)
     share[:, 150:154] = 0
-    (found,) = picture.find(sheet(share))
-    assert likeness(found.image, picture.center(sheet(printed(5)))) > 0.93
+    (found,) = frame.find(sheet(share))
+    assert likeness(found.image, frame.center(sheet(printed(5)))) > 0.93
 
 
 def test_what_touches_the_border_is_left_out_unless_it_is_all_there_is():
     share = printed(6)
     rows, columns = (np.flatnonzero((share > 0.5).any(axis=axis)) for axis in (1, 0))
     tight = sheet(share[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    (found,) = picture.find(tight)
-    assert likeness(found.image, picture.center(sheet(share))) > 0.97
+    (found,) = frame.find(tight)
+    assert likeness(found.image, frame.center(sheet(share))) > 0.97
     assert found.doubts == ("touches the picture's border",)
     thumb = sheet(share)
     thumb[260:, :70] = [205, 150, 125]
-    (found,) = picture.find(thumb)
-    assert likeness(found.image, picture.center(sheet(share))) > 0.97
+    (found,) = frame.find(thumb)
+    assert likeness(found.image, frame.center(sheet(share))) > 0.97
     assert found.doubts == ()
 
 
 def test_ink_in_shadow_is_as_strong_as_ink_in_light():
     share = np.zeros((SIDE, SIDE))
     share[60:260, 150:166] = 1
-    image = picture.center(sheet(share) * np.where(Y > 0, 0.4, 1)[..., None])[..., 0]
+    image = frame.center(sheet(share) * np.where(Y > 0, 0.4, 1)[..., None])[..., 0]
     column = image[:, 16].astype(int)
     assert abs(column[8:14].mean() - column[18:24].mean()) < 30
 
 
 def test_a_grey_pictures_colours_are_its_grey_values():
     grey = np.float32(255 * (1 - printed(3)))
-    np.testing.assert_array_equal(picture.center(np.dstack([grey] * 3)), picture.center(grey))
+    np.testing.assert_array_equal(frame.center(np.dstack([grey] * 3)), frame.center(grey))
