@@ -4,6 +4,7 @@ The background of a transparent picture is chosen so that its ink stands out. Gr
 float32 from 0, black, to 255, white.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ FORMATS = {  # Pillow knows more, but some of its decoders start other programs
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
+MANY = ("TIFF", "GIF", "WEBP", "PNG")  # formats with pages or frames of a picture each
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # Chosen on the transparent pictures of tests/pictures/test_read.py.
@@ -35,6 +37,15 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # float32 [H, W], or in colour [H, W, 3]
     scale: float  # the length of a pixel's side, in pixels of the file
+
+
+class Page(NamedTuple):
+    """A page of a file, or a frame of an animation."""
+
+    picture: Picture
+    number: int  # from 1
+    count: int  # of all pages
+    moves: bool  # whether they are the frames of an animation
 
 
 def find_files(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
@@ -53,24 +64,43 @@ def find_files(names: Sequence[str]) -> Iterator[tuple[Path, str | None]]:
 
 
 def read(path: Path) -> Picture:
-    """Reads a picture and reduces it to at most `LONGEST` pixels per side.
+    """The first page of `read_pages`."""
+    with contextlib.closing(read_pages(path)) as pages:
+        return next(pages).picture
+
+
+def read_pages(path: Path) -> Iterator[Page]:
+    """The pages of a TIFF file, the frames of an animation, or a single picture.
+
+    Each is reduced to at most `LONGEST` pixels per side when it is asked for.
 
     Raises:
       ValueError: the file is damaged, far too large, or not a picture; the message continues a
         sentence that begins with the file's name.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
+
+    with _errors_named():
+        image = Image.open(path, formats=tuple(FORMATS))
+        count = getattr(image, "n_frames", 1) if image.format in MANY else 1
+    with image:
+        for index in range(count):
+            with _errors_named():
+                image.seek(index)
+                picture = _reduced(image.copy() if count > 1 else image)
+            yield Page(picture, index + 1, count, count > 1 and image.format != "TIFF")
+
+
+@contextlib.contextmanager
+def _errors_named() -> Iterator[None]:
+    """Turns whatever Pillow raises into a ValueError."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata
-            with Image.open(path, formats=tuple(FORMATS)) as image:
-                longest = max(image.size)
-                if image.mode in ("L", "RGB"):  # a large JPEG is decoded at a lower resolution
-                    image.thumbnail((LONGEST, LONGEST))
-                image = _flat(ImageOps.exif_transpose(image))
-                image.thumbnail((LONGEST, LONGEST))
+            yield
     except UnidentifiedImageError as error:
         raise ValueError(f"is not a picture in a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -79,6 +109,17 @@ def read(path: Path) -> Picture:
     except Exception as error:  # decoders raise all kinds of exceptions
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or repr(error)
         raise ValueError(f"cannot be read ({reason})") from error
+
+
+def _reduced(image) -> Picture:
+    """A Pillow image as a picture of at most `LONGEST` pixels per side."""
+    from PIL import ImageOps
+
+    longest = max(image.size)
+    if image.mode in ("L", "RGB"):  # a large JPEG is decoded at a lower resolution
+        image.thumbnail((LONGEST, LONGEST))
+    image = _flat(ImageOps.exif_transpose(image))
+    image.thumbnail((LONGEST, LONGEST))
     return Picture(np.asarray(image, np.float32), longest / max(image.size))
 
 

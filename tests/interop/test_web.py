@@ -20,7 +20,6 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.split import take
 from lenet_jax.core.step import create_train_state
-from lenet_jax.pictures import frame
 from lenet_jax.data.registry import INFO
 from lenet_jax.interop import pytorch, web
 
