@@ -183,10 +183,10 @@ def test_a_file_is_of_the_data_set_that_has_its_channels(colour_run, tmp_path):
         network()
     assert network(dataset="cifar10").normalization == run.normalization
     assert network(dataset="cifar10").classes == tuple("0123456789")
-    assert "they are called by their numbers" in lines[-1]
+    assert lines[-1].endswith("the 10 classes of its network: their numbers are used as names")
     given = network(dataset="cifar10", mean="0.5", std="0.25")
     assert given.normalization == {"mean": 0.5, "std": 0.25}
-    with pytest.raises(ValueError, match=r"for which mean \(0.1, 0.2\) and std .* too many"):
+    with pytest.raises(ValueError, match=r"which mean \(0.1, 0.2\) and std .* do not fit"):
         network(dataset="cifar10", mean="0.1,0.2", std="1,1")
 
 

@@ -135,8 +135,8 @@ def _file_data(
     if len(facts["classes"]) != model.num_classes:
         facts["classes"] = tuple(map(str, range(model.num_classes)))
         log(
-            f"note: {file} does not name its {model.num_classes} classes, and {name} has "
-            f"{len(known['classes'])}: their numbers are used as names"
+            f"note: {file} does not name the {model.num_classes} classes of its network: their "
+            "numbers are used as names"
         )
     return {"name": name, "channels": model.in_channels, **facts}
 
