@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lenet_jax.pictures import frame
+from lenet_jax.pictures import frame, ink, things
+from lenet_jax.pictures.box import Box
 
 SIDE = 320
 Y, X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -145,3 +146,37 @@ def test_ink_in_shadow_is_as_strong_as_ink_in_light():
 def test_a_grey_pictures_colours_are_its_grey_values():
     grey = np.float32(255 * (1 - printed(3)))
     np.testing.assert_array_equal(frame.center(np.dstack([grey] * 3)), frame.center(grey))
+
+
+def thing(mask: np.ndarray, sign: int, level: float = 10) -> things.Thing:
+    """A thing with a sharp outline on a picture [H, W]."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+    inside = mask[box.slices]
+    measured = {"contrast": 100, "closed": 1, "cut": 0, "border": 0}
+    return things.Thing(box, inside, things.fill_holes(inside), sign, 0, level, **measured)
+
+
+def rectangle(box: Box) -> np.ndarray:
+    mask = np.zeros((100, 120), bool)
+    mask[box.slices] = True
+    return mask
+
+
+DIGIT, CARD = rectangle(Box(30, 45, 72, 55)), rectangle(Box(20, 20, 80, 80))
+
+
+def test_a_sheet_with_its_shadow_is_no_ink_either():
+    rows, columns = np.indices(CARD.shape)
+    shadow = (rows >= 20) & (rows < 80) & (columns >= 80) & (columns < 80 + (rows - 20) / 4)
+    digit = thing(DIGIT, -1)
+    on_sheet = [digit, thing(CARD & ~DIGIT, 1, level=20), thing((CARD | shadow) & ~DIGIT, 1)]
+    assert ink.choose(on_sheet) == [digit]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_line_at_the_edge_of_a_card_is_no_stroke(apart):
+    digit, card = thing(DIGIT, 1), thing(CARD & ~DIGIT, -1)
+    for top, expected in ((74, (30, 40, 76, 60)), (77, digit.box)):
+        line = thing(rectangle(Box(top, 40, top + 2, 60)), 1)
+        assert [each.box for each in ink.choose([digit, card, line], apart)] == [expected]
