@@ -42,10 +42,10 @@ import os, sys, time
 from pathlib import Path
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-try:
+if Path("lenet_jax", "pictures").is_dir():
     from lenet_jax.pictures.frame import find
     from lenet_jax.pictures.read import read
-except ImportError:
+else:
     from lenet_jax.data.picture import find, read
 for line in sys.stdin:
     start = time.process_time()
@@ -75,6 +75,7 @@ def count(folder: Path, runs: list[trained.TrainedRun]) -> dict[str, dict[str, l
 @contextlib.contextmanager
 def timer(root: Path) -> Iterator[subprocess.Popen]:
     """A process that runs the code in `root`: file names in, CPU seconds out."""
+    root = root.resolve()
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", WORKER],

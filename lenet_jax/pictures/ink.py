@@ -23,8 +23,7 @@ PART_CONTRAST = 0.8  # of a part's contrast: the least of ink that touches the b
 LARGER = 1.05  # of a thing's size: the least of what is around it
 COVERED = 0.1  # of a thing's area: the least in another thing that it is a part of
 RECTANGLE = 0.93  # of its hull's rectangle: the least area of a card's hull
-EXACT_RECTANGLE = 0.95  # the same, for a card that is open or not solid
-NO_RECTANGLE = 0.8  # of its hull's rectangle: the most area of the hull of ink in a frame
+EXACT_RECTANGLE = 0.95  # the same, for a card that is open
 CONVEX = 0.9  # of its hull: the least area of a card that is not open
 SOLID = 0.75  # of its filled outline: the least area of a sheet
 CONTENT = 1 / 5  # of a card's size: the least of what is on it
@@ -98,9 +97,9 @@ def _is_card(thing: Thing, others: list[Thing]) -> bool:
     for content in contents:
         around = thing.filled[content.box.seen_from(thing.box).slices]
         enclosed = convex > CONVEX and around[content.mask].all()
-        if (enclosed or exact) and not _lies_in(content, thing):
+        if enclosed and thing.solid > SOLID:
             return True
-        if enclosed and (thing.solid > SOLID or (exact and content.shape[0] < NO_RECTANGLE)):
+        if (enclosed or exact) and not _lies_in(content, thing):
             return True
     return False
 
