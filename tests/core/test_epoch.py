@@ -79,8 +79,8 @@ def test_logits_are_only_made_of_pixels(split):
 
 def test_augmented_images_need_a_key(split):
     order = epoch_order(jax.random.key(0), N, batch_size=B)
-    with pytest.raises(ValueError, match="augment_config needs a key"):
-        train_steps(fresh_state(), split, order, 0, 1, augment_config=augment_config(1.0))
+    with pytest.raises(ValueError, match="prepare needs a key"):
+        train_steps(fresh_state(), split, order, 0, 1, prepare=augment_config(1.0))
 
 
 def test_logits_need_no_labels(split):
@@ -163,7 +163,7 @@ def test_two_devices_that_share_batches_do_what_one_does(channels, config):
     # Few steps: with more, some activation lies so close to the kink of a ReLU, or two of a pool so
     # close together, that rounding moves it across, and the gradients differ by more than rounding.
     split = random_split(128, channels)
-    how = {"batch_size": 64, "augment_config": config}
+    how = {"batch_size": 64, "prepare": config}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
     tx, model = make_optimizer("sgd", 0.1), LeNet(in_channels=channels)

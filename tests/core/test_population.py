@@ -85,7 +85,7 @@ def epoch_alone(state, split, order, key, smoothing, augment_config):
         len(order),
         loss_fn=partial(losses.cross_entropy, label_smoothing=smoothing),
         key=jax.random.fold_in(key, 1),
-        augment_config=augment_config,
+        prepare=augment_config,
     )
 
 
@@ -163,13 +163,14 @@ def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path,
 
 def test_devices_share_the_members(digits):
     mesh = make_member_mesh(2)
-    members = MemberConfig(seed=np.arange(2))
+    members, make = MemberConfig(seed=np.arange(2)), population.named_recipe("sgd")
     states, _ = population.train_steps(
-        population.create(members, "sgd", None, PLAIN),
+        population.create(members, make, PLAIN),
         members,
         digits,
         population.epoch_orders(members, 0, M, batch_size=B),
         *(0, 0, 1),
+        make=make,
         mesh=mesh,
     )
     kernels = states.params["conv2"]["kernel"].addressable_shards
@@ -262,8 +263,10 @@ def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits)
     """Temporary memory of the compiled program."""
     options = {"xla_backend_optimization_level": 0}  # compiles faster
 
+    make = population.named_recipe("sgd")
+
     def temporary(number):
-        create = partial(population.create, MemberConfig(seed=np.arange(number)), "sgd")
+        create = partial(population.create, MemberConfig(seed=np.arange(number)), make)
         predict = jax.jit(lambda *args: population.predict(*args, batch_size=320, slice_size=2))
         lowered = predict.lower(jax.eval_shape(create).params, digits)
         return lowered.compile(options).memory_analysis().temp_size_in_bytes
