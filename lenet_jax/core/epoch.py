@@ -15,7 +15,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
@@ -28,7 +27,7 @@ from lenet_jax.core.sharding import BATCH
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import Batch, LossFn, Metrics, TrainState, apply, measure, update
 
-# From a step's key, images and labels to its batch; see `train_steps`.
+# From a step's key, images and labels to its batch; see `run_steps`.
 Prepare = Callable[[jax.Array, jax.Array, jax.Array], Batch]
 
 
@@ -62,24 +61,60 @@ def run_steps(
     order: jax.Array,
     start: ArrayLike,
     stop: ArrayLike,
+    *,
     key: ArrayLike | None = None,
     loss_fn: LossFn = losses.cross_entropy,
     prepare: Prepare | AugmentConfig | None = None,
-    *,
-    axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`.
+    """Part of an epoch, pure and not jitted, for `vmap`; `train_steps` consumes its state.
 
-    With an `axis_name`, `order` is this device's part of each batch; see `step.update`.
+    Args:
+      state, split: see `train_epoch`.
+      order: int32 [S, B] from `epoch_order`.
+      start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
+        compiled function.
+      key: for the draws of `prepare`; one key for the whole epoch.
+      prepare: a function (key, images, labels) -> batch: of a step's key, uint8 images
+        [B, 32, 32, channels] and labels [B] it makes what `step.update` takes, for mixup, label
+        noise or a teacher's logits. An `AugmentConfig` augments and normalises; None normalises.
+      mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
+        `loss_fn` must be a mean. Each calls a function `prepare` with its part of the batch and its
+        own key, so that the draws depend on the number of devices; those of an `AugmentConfig` do
+        not. None: one device.
+
+    Returns:
+      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
     """
     if prepare is not None and key is None:
-        raise ValueError("prepare needs a key: give key=jax.random.key(0)")
-    prepare_batch = _bind(prepare, split, axis_name)
+        raise ValueError("prepare needs a key for its random draws")
+    args = (state, split, order, start, stop, key, loss_fn, prepare)
+    if mesh is None or mesh.size == 1:
+        return _run_part(*args)
+    run = partial(_run_part, axis_name=BATCH)
+    replicated, batch_sharded = PartitionSpec(), PartitionSpec(None, BATCH)
+    specs = (replicated, replicated, batch_sharded, *(replicated,) * 5)
+    # check_vma would require marking the loop's initial zeros as different on each device.
+    run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
+    return run(*map(as_pytree, args))
 
-    def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+
+def _run_part(state, split, order, start, stop, key, loss_fn, prepare, axis_name=None):
+    """`run_steps` on one device, of which `order` has the part of each batch."""
+
+    def body(i, carry):
         state, sums = carry
-        step_key = None if key is None else jax.random.fold_in(seeds.as_key(key), i)
-        batch = prepare_batch(step_key, split.images[order[i]], split.labels[order[i]])
+        images, labels = split.images[order[i]], split.labels[order[i]]
+        if prepare is not None:
+            step_key = jax.random.fold_in(seeds.as_key(key), i)
+        if callable(prepare):
+            if axis_name is not None:
+                step_key = jax.random.fold_in(step_key, lax.axis_index(axis_name))
+            batch = prepare(step_key, images, labels)
+        else:
+            if prepare is not None:
+                images = augment(step_key, images, prepare, axis_name=axis_name)
+            batch = {"image": normalize(images, split.mean, split.std), "label": labels}
         state, step_metrics = update(state, batch, loss_fn, axis_name=axis_name)
         return state, jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, step_metrics)
 
@@ -87,71 +122,11 @@ def run_steps(
     return lax.fori_loop(start, stop, body, (state, zeros))
 
 
-def _bind(
-    prepare: Prepare | AugmentConfig | None, split: Split, axis_name: str | None
-) -> Callable[..., Batch]:
-    """The function (key, images, labels) -> batch that `prepare` stands for."""
-    if callable(prepare):
-        if axis_name is None:
-            return prepare
-        own = lambda key: jax.random.fold_in(key, lax.axis_index(axis_name))
-        return lambda key, images, labels: prepare(own(key), images, labels)
-
-    def normalized(key: jax.Array, images: jax.Array, labels: jax.Array) -> Batch:
-        if prepare is not None:
-            images = augment(key, images, prepare, axis_name=axis_name)
-        return {"image": normalize(images, split.mean, split.std), "label": labels}
-
-    return normalized
+FUNCTIONS = ("loss_fn", "prepare")  # arguments that are functions
+train_steps = jit(run_steps, functions=FUNCTIONS, static_argnames="mesh", donate_argnames="state")
 
 
-@partial(jit, functions=("loss_fn", "prepare"), static_argnames="mesh", donate_argnames="state")
-def train_steps(
-    state: TrainState,
-    split: Split,
-    order: jax.Array,
-    start: ArrayLike,
-    stop: ArrayLike,
-    *,
-    key: ArrayLike | None = None,
-    loss_fn: LossFn = losses.cross_entropy,
-    prepare: Prepare | AugmentConfig | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[TrainState, Metrics]:
-    """Consumes its state: part of an epoch, so that a caller can show progress or stop.
-
-    Args:
-      state, split: see `train_epoch`.
-      order: int32 [S, B] from `epoch_order`.
-      start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
-        compiled function.
-      key: for `prepare`; one key for the whole epoch.
-      loss_fn: see `step.update`.
-      prepare: a function (key, images, labels) -> batch from a key of the step, uint8 images
-        [B, 32, 32, channels] and labels [B] to {"image": normalised, "label": [B] or [B, C]}, as
-        for mixup, label noise or a teacher's labels. An `AugmentConfig` augments and normalises,
-        None only normalises. Arrays that `functools.partial` binds to it are data.
-      mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
-        `loss_fn` must be a mean. A function `prepare` then receives each device's part of the batch
-        with a key of that device, so that its draws depend on the number of devices; those of an
-        `AugmentConfig` do not. None: one device.
-
-    Returns:
-      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
-
-    Raises:
-      ValueError: there is `prepare` without a key.
-      TypeError, ValueError: as `step.update`, about what `prepare` returns.
-    """
-    return _run_on_mesh(mesh, state, split, order, start, stop, key, loss_fn, prepare)
-
-
-@partial(
-    jit,
-    functions=("loss_fn", "prepare"),
-    static_argnames=("batch_size", "mesh"),
-    donate_argnames="state",
-)
+@partial(jit, functions=FUNCTIONS, static_argnames=("batch_size", "mesh"), donate_argnames="state")
 def train_epoch(
     state: TrainState,
     split: Split,
@@ -168,14 +143,13 @@ def train_epoch(
       state: from `create_train_state`.
       split: of uint8 images, such as `data.load("digits").train`.
       key: decides the order and the draws of `prepare`; fold in the number of the epoch.
-      loss_fn, prepare, mesh: see `train_steps`.
+      loss_fn, prepare, mesh: see `run_steps`.
 
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
 
     Raises:
-      TypeError: the images are not uint8.
-      ValueError: the numbers of images and labels differ, or are less than a batch.
+      TypeError, ValueError: as `check_split` and, for what `prepare` returns, as `step.update`.
 
     >>> from lenet_jax import create_train_state, make_optimizer
     >>> state = create_train_state(jax.random.key(0), make_optimizer("adam"))
@@ -188,32 +162,20 @@ def train_epoch(
     check_split(split, batch_size)
     key = seeds.as_key(key)
     order = epoch_order(key, len(split.images), batch_size=batch_size)
-    chunk = (order, 0, len(order), seeds.augment_key(key))
-    state, sums = _run_on_mesh(mesh, state, split, *chunk, loss_fn, prepare)
+    run = partial(run_steps, key=seeds.augment_key(key), loss_fn=loss_fn, prepare=prepare)
+    state, sums = run(state, split, order, 0, len(order), mesh=mesh)
     return state, jax.tree.map(lambda total: total / len(order), sums)
 
 
 def check_split(split: Split, batch_size: int = 1) -> None:
-    """Validates a split that is used in batches.
+    """Validates a split that is used in batches; its labels may be None.
 
     Raises:
       TypeError: the images are not uint8.
       ValueError: the images are not [N, 32, 32, channels], or the numbers of images and labels
         differ or are less than a batch.
     """
-    _check_images(split.images)
-    if len(split.images) != len(split.labels):
-        raise ValueError(
-            "there must be as many labels as images, got "
-            f"{len(split.labels)} and {len(split.images)}"
-        )
-    if not 1 <= batch_size <= len(split.images):
-        raise ValueError(
-            f"batch_size={batch_size} must be from 1 to the number of images, {len(split.images)}"
-        )
-
-
-def _check_images(images: jax.Array | np.ndarray) -> None:
+    images, labels = split.images, split.labels
     if images.dtype != jnp.uint8:
         raise TypeError(
             f"images must be uint8 pixels from 0 to 255, got {images.dtype}: this function scales "
@@ -224,18 +186,11 @@ def _check_images(images: jax.Array | np.ndarray) -> None:
             f"images must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, channels], got {list(images.shape)}; "
             "channels come last: images.transpose(0, 2, 3, 1)"
         )
-
-
-def _run_on_mesh(mesh: Mesh | None, *args: Any) -> tuple[TrainState, Metrics]:
-    """`run_steps` on the devices of a mesh, each with an equal part of every batch."""
-    if mesh is None or mesh.size == 1:
-        return run_steps(*args)
-    run = partial(run_steps, axis_name=BATCH)
-    replicated, batch_sharded = PartitionSpec(), PartitionSpec(None, BATCH)
-    specs = (replicated, replicated, batch_sharded, *(replicated,) * 5)
-    # check_vma would require marking the loop's initial zeros as different on each device.
-    run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
-    return run(*map(as_pytree, args))
+    count = len(images)
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"there must be as many labels as images, got {len(labels)} and {count}")
+    if not 1 <= batch_size <= count:
+        raise ValueError(f"batch_size={batch_size} must be from 1 to the number of images, {count}")
 
 
 @partial(jit, static_argnames=("model", "batch_size"))
@@ -245,9 +200,9 @@ def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 10
     It processes `batch_size` images at a time, and the remaining N % B as a smaller batch.
 
     Raises:
-      TypeError: the images are not uint8.
+      TypeError, ValueError: as `check_split`.
     """
-    _check_images(split.images)
+    check_split(split._replace(labels=None))
 
     def forward(images: jax.Array) -> jax.Array:
         return apply(model, params, normalize(images, split.mean, split.std))

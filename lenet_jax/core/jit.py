@@ -4,7 +4,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -18,19 +18,39 @@ R = TypeVar("R")
 _TOP = get_opaque_trace_state()  # nothing is being traced
 
 
+class _Bound(NamedTuple):
+    """The static part of a `functools.partial`, equal to another of the same values."""
+
+    func: Callable[..., Any]
+    positional: int  # number of positional arguments
+    static: dict[str, Any]
+
+    def __call__(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        bound = self.static | data
+        first = [bound.pop(str(at)) for at in range(self.positional)]
+        return self.func(*first, *args, **bound | kwargs)
+
+    def __hash__(self) -> int:  # the values may be lists
+        return hash(self.func)
+
+
 def as_pytree(function: Any) -> Any:
     """A function as an argument of `jax.jit`; what cannot be called is returned unchanged.
 
-    The arrays of a `functools.partial` that binds only arrays, or trees of them, are data. Other
-    functions are static, and a lambda or `partial` that is made anew is another function.
+    Arrays (or trees of them) that `functools.partial` binds are data. The function and the other
+    values are static and compared with `==`, so that only a new lambda is another function.
     """
-    if isinstance(function, functools.partial):
-        bound = jax.tree.leaves((function.args, function.keywords))
-        if all(isinstance(leaf, jax.Array | np.ndarray | np.number) for leaf in bound):
-            return Partial(function.func, *function.args, **function.keywords)
-    return (
-        Partial(function) if callable(function) and not isinstance(function, Partial) else function
-    )
+    if not callable(function) or isinstance(function, Partial):
+        return function
+    if not isinstance(function, functools.partial):
+        return Partial(function)
+    is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.number)
+    bound = {str(at): value for at, value in enumerate(function.args)} | function.keywords
+    data = {
+        name: value for name, value in bound.items() if all(map(is_array, jax.tree.leaves(value)))
+    }
+    static = {name: value for name, value in bound.items() if name not in data}
+    return Partial(_Bound(function.func, len(function.args), static), data)
 
 
 def jit(

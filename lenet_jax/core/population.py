@@ -49,11 +49,11 @@ class MemberConfig(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a member is trained; a member's numbers in it are data, whatever takes them."""
+    """How a member is trained: any optax transformation, loss and `epoch.run_steps(prepare=)`."""
 
     tx: optax.GradientTransformation
     loss_fn: LossFn = losses.cross_entropy
-    prepare: epoch.Prepare | AugmentConfig | None = None  # see `epoch.train_steps`
+    prepare: epoch.Prepare | AugmentConfig | None = None
 
 
 Make = Callable[[MemberConfig], Recipe | tuple]  # of one member, whose numbers are scalars
@@ -86,11 +86,9 @@ def train(
     Args:
       members: see `MemberConfig`; another optimizer needs another call.
       split: of uint8 images.
-      make: a function of one member, whose numbers are traced, to a `Recipe` or a tuple like it:
-        any optax transformation, then a loss, then `prepare`. A named function compiles once:
-        `lambda member: (optax.adam(member.learning_rate), losses.mse)` compiles at every `train`.
-        None: `named_recipe`, with the arguments `optimizer`, `schedule` and `augment_kind`, which
-        nothing else uses.
+      make: a function of one member, whose numbers are traced, to its `Recipe`, or to a tuple like
+        `(optax.adam(member.learning_rate), losses.mse)`. A lambda compiles at every `train`. None:
+        `named_recipe`, which alone uses `optimizer`, `schedule` and `augment_kind`.
       optimizer, schedule: names from `optimizers.OPTIMIZERS` and `optimizers.SCHEDULES`.
       model: the network of all members; `LeNet()` if None.
       augment_kind: the key in `augment.STANDARDS` that the members' `augment` multiplies.
@@ -238,18 +236,18 @@ def train_steps(
       states, orders: from `create` and `epoch_orders`.
       mesh: from `sharding.make_member_mesh`: the devices that share the members. None: default
         placement.
-      The others: see `train` and `epoch.train_steps`.
+      The others: see `train` and `epoch.run_steps`.
 
     Returns:
       The next states and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
     """
 
     def one(member: MemberConfig, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
-        split, number, start, stop = shared
+        split, number, start, stop, make = shared
         tx, loss_fn, prepare = Recipe(*make(member))  # `tx` may close over traced numbers
         key = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
-        chunk = (split, order, start, stop, key, loss_fn, prepare)
-        state, sums = epoch.run_steps(state.replace(tx=static_part(tx)), *chunk)
+        run = partial(epoch.run_steps, key=key, loss_fn=loss_fn, prepare=prepare)
+        state, sums = run(state.replace(tx=static_part(tx)), split, order, start, stop)
         return state.replace(tx=None), sums
 
     own_orders = orders.ndim == 3
@@ -260,7 +258,7 @@ def train_steps(
         specs = (specs, sharded, sharded if own_orders else replicated, replicated)
         # check_vma would require marking the loop's initial zeros as sharded.
         run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sharded, check_vma=False)
-    return run(members, states, orders, (split, number, start, stop))
+    return run(members, states, orders, (split, number, start, stop, make))
 
 
 @partial(jit, static_argnames=("batch_size", "slice_size", "model"))
@@ -292,14 +290,9 @@ def ensemble(logits: jax.Array) -> jax.Array:
 
 def _arrays(members: MemberConfig) -> MemberConfig:
     """Numbers as arrays, because JAX treats lists as pytrees; tuples in the settings stay so."""
+    array = lambda field: field if isinstance(field, dict | None) else np.asarray(field)
     is_list = lambda value: isinstance(value, list)
-
-    def arrays(field: Any) -> Any:
-        if isinstance(field, dict):
-            return jax.tree.map(np.asarray, field, is_leaf=is_list)
-        return None if field is None else np.asarray(field)
-
-    return MemberConfig(*map(arrays, members))
+    return jax.tree.map(np.asarray, MemberConfig._make(map(array, members)), is_leaf=is_list)
 
 
 def _iter_chunks(steps: int) -> Iterator[tuple[int, int]]:

@@ -56,17 +56,11 @@ def create_train_state(
     model: nn.Module | None = None,
     params: Any = None,
 ) -> TrainState:
-    """The state before the first step. No two of its arrays share memory: a step can consume it.
+    """The state before the first step, for `model` (`LeNet()` if None) and any optax optimizer.
 
-    Args:
-      key: decides the random parameters; an integer is a seed.
-      tx: any optax optimizer.
-      model: a Flax module of parameters only, without running statistics or dropout; `LeNet()` if
-        None.
-      params: copied; random ones (`init_params`) if None.
-
-    Raises:
-      ValueError: the model has state besides its parameters.
+    It holds a copy of `params`, or random parameters by `key`, a key or a seed, if None. No two of
+    its arrays share memory, so that a step can consume it. A model that has state besides its
+    parameters is a ValueError, and dropout gets no key.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> state.params["conv1"]["kernel"].shape
@@ -92,8 +86,8 @@ def init_params(model: nn.Module, key: ArrayLike) -> Any:
     variables = model.init(seeds.as_key(key), image)
     if others := ", ".join(variables.keys() - {"params"}):
         raise ValueError(
-            f"the model has state besides its parameters ({others}), which no step would update: "
-            "replace BatchNorm by nn.GroupNorm or nn.LayerNorm"
+            f"the model has state besides its parameters ({others}), which a TrainState does not "
+            "hold: replace BatchNorm by nn.GroupNorm or nn.LayerNorm"
         )
     return variables["params"]
 
@@ -104,35 +98,27 @@ def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
 
 
 def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> Metrics:
-    """{"loss", "accuracy"} of logits [B, C]."""
-    loss = scalar_loss(loss_fn, logits, labels)
-    return {"loss": loss, "accuracy": metrics.accuracy(logits, labels)}
-
-
-def scalar_loss(loss_fn: LossFn, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """`loss_fn(logits, labels)`, or a ValueError that names a loss that is not a scalar."""
+    """{"loss", "accuracy"} of logits [B, C]; a loss that is not a scalar is a ValueError."""
     loss, function = loss_fn(logits, labels), loss_fn
     if jnp.shape(loss):
         while hasattr(function, "func"):  # of a partial
             function = function.func
         raise ValueError(
-            f"loss_fn {getattr(function, '__name__', function)} returned shape {jnp.shape(loss)} "
-            "for a batch, and a step needs one number: reduce it, for example by jnp.mean"
+            f"loss_fn {getattr(function, '__name__', function)} returned shape {jnp.shape(loss)}, "
+            "not a scalar: reduce it, for example by jnp.mean"
         )
-    return loss
+    return {"loss": loss, "accuracy": metrics.accuracy(logits, labels)}
 
 
 def _check_batch(batch: Batch) -> None:
     images, labels = batch["image"], batch["label"]
     if not len(images) == len(labels) > 0:
-        raise ValueError(
-            f"batch has {len(images)} images and {len(labels)} labels: give the same number of "
-            "both, at least 1"
-        )
+        counts = f"{len(images)} images and {len(labels)} labels"
+        raise ValueError(f"batch has {counts}: give the same number of both, at least 1")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f'batch["image"] must be floating point, got {images.dtype}: normalise pixels by '
-            "lenet_jax.normalize(images, mean, std) with the training pixels' mean and deviation"
+            "lenet_jax.normalize(images, split.mean, split.std)"
         )
 
 
@@ -157,22 +143,22 @@ def update(
       The next state, and the {"loss", "accuracy"} of this batch before the update.
 
     Raises:
-      TypeError: the images are pixels, not floats.
+      TypeError: the images are not floating point.
       ValueError: the batch is empty, its numbers of images and labels differ, or the loss is not a
         scalar.
     """
     _check_batch(batch)
 
-    def objective(params: Any) -> tuple[jax.Array, jax.Array]:
+    def objective(params: Any) -> tuple[jax.Array, Metrics]:
         logits = apply(state.model, params, batch["image"])
-        return scalar_loss(loss_fn, logits, batch["label"]), logits
+        step_metrics = measure(logits, batch["label"], loss_fn)
+        return step_metrics["loss"], step_metrics
 
     def mean_loss(params: Any) -> jax.Array:  # for optimizers with a line search
         loss = objective(params)[0]
         return loss if axis_name is None else lax.pmean(loss, axis_name)
 
-    (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    step_metrics = {"loss": loss, "accuracy": metrics.accuracy(logits, batch["label"])}
+    grads, step_metrics = jax.grad(objective, has_aux=True)(state.params)
     if axis_name is not None:  # one all-reduce: ten take longer than sharing the batch saves
         flat, unravel = ravel_pytree((grads, step_metrics))
         grads, step_metrics = unravel(lax.pmean(flat, axis_name))
@@ -196,7 +182,7 @@ def train_step(
     ("Array has been deleted"); training on it raises the same or a ValueError ("Buffer has been
     deleted or donated"). The first call compiles for seconds, which
     `lenet_jax.enable_compilation_cache` spares the next process. A new lambda as `loss_fn` compiles
-    again; a `functools.partial` of the same function does not, and its arrays are data.
+    again; a `functools.partial` of the same function with other arrays does not: they are data.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> batch = {"image": jnp.zeros((4, 32, 32, 1)), "label": jnp.arange(4)}
