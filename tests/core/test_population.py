@@ -1,8 +1,10 @@
 import dataclasses
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 from scipy import special
 
@@ -159,6 +161,57 @@ def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path,
         batch_size=B,
     )
     assert_same_network(together.params, 1, state.params)
+
+
+class Linear(nn.Module):  # compiles fast
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+def tempered(temperature, logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels).mean()
+
+
+def brightened(by, key, images, labels):
+    return {"image": (images / 255 - 0.3) * by, "label": labels}
+
+
+def own_recipe(member):
+    numbers = member.numbers
+    loss_fn = partial(tempered, numbers["temperature"])
+    return (
+        optax.adam(member.learning_rate, b1=numbers["b1"]),
+        loss_fn,
+        partial(brightened, numbers["by"]),
+    )
+
+
+def test_members_of_any_optimizer_loss_and_batch_are_each_the_network_trained_alone(digits):
+    members = MemberConfig(
+        seed=[0, 1, 2],
+        order_seed=[0, 1, 2],
+        learning_rate=[1e-3, 2e-3, 3e-3],
+        numbers={"temperature": [0.5, 1.0, 2.0], "b1": 0.8, "by": [1.0, 2.0, 3.0]},
+    )
+    how = {"epochs": 1, "batch_size": B, "model": Linear(), "make": own_recipe}
+    together = population.train(members, digits, **how)
+    (arrays,) = population.slices(members, 3)
+    for i in range(3):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
+        tx, loss_fn, prepare = own_recipe(member)
+        state = create_train_state(jax.random.fold_in(jax.random.key(i), 0), tx, Linear())
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(i), 1), 0)
+        order = epoch_order(key, M, batch_size=B)
+        state, _ = jax.jit(partial(run_steps, loss_fn=loss_fn, prepare=prepare))(
+            state, digits, order, 0, len(order), key=key
+        )
+        assert_same_network(together.params, i, state.params)
+    again = population.train(
+        members, digits, **how | {"make": lambda member: own_recipe(member)[:1]}
+    )
+    with pytest.raises(AssertionError):  # with cross-entropy and the usual batches
+        assert_same_network(again.params, 0, jax.tree.map(lambda leaf: leaf[0], together.params))
 
 
 def test_devices_share_the_members(digits):
