@@ -30,20 +30,22 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
     """Number of networks -> network-images per second, round by round."""
     images = jax.random.randint(jax.random.key(0), (EXAMPLES, 32, 32, 1), 0, 256).astype(jnp.uint8)
     split = data.Split(images, jnp.arange(EXAMPLES) % 10, 0.1307, 0.3081)
-    runs = {}
+    runs, make = {}, population.named_recipe("adam")
     for number in NUMBERS:
         seeds = np.arange(number)
         members = MemberConfig(seeds, seeds, 1e-3, augment=amount)
         orders = population.epoch_orders(members, 0, EXAMPLES, batch_size=BATCH_SIZE)
         mesh = make_member_mesh(number)
-        states = shard(mesh, population.create(members, "adam"))
+        states = shard(mesh, population.create(members, make))
         runs[number] = [members, orders, replicate(mesh, split), mesh, states]
     speeds: dict[str, list[float]] = {str(number): [] for number in NUMBERS}
     for round_number in range(ROUNDS + 1):
         for number, (members, orders, replicated, mesh, states) in runs.items():
             started = time.perf_counter()
             states, _ = population.train_steps(
-                states, members, replicated, orders, 0, 0, UPDATES // number, mesh=mesh
+                *(states, members, replicated, orders, 0, 0, UPDATES // number),
+                make=make,
+                mesh=mesh,
             )
             runs[number][-1] = jax.block_until_ready(states)
             if round_number:  # the first round compiles

@@ -4,8 +4,9 @@ Importing this configures nothing. Commands: `python -m lenet_jax.train --help`.
 """
 
 from lenet_jax import data
-from lenet_jax.core import losses, ops, population
-from lenet_jax.core.epoch import train_epoch
+from lenet_jax.compilation_cache import enable_compilation_cache
+from lenet_jax.core import augment, epoch, losses, ops, population
+from lenet_jax.core.epoch import normalize, train_epoch
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import TrainState, create_train_state, eval_step, train_step, update
@@ -14,11 +15,15 @@ __version__ = "0.3.0"
 __all__ = [
     "LeNet",
     "TrainState",
+    "augment",
     "create_train_state",
     "data",
+    "enable_compilation_cache",
+    "epoch",
     "eval_step",
     "losses",
     "make_optimizer",
+    "normalize",
     "ops",
     "population",
     "train_epoch",

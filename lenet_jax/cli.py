@@ -16,7 +16,6 @@ import sys
 import threading
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -24,9 +23,10 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
+from lenet_jax.compilation_cache import enable_compilation_cache
+
 S = TypeVar("S")
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Python turns into an error
-CACHE_BYTES = 2**28  # of compiled functions on disk, the least recently used go; a run has 3 MB
 # The number of tasks, as srun and the mpirun of Open MPI, MPICH and Intel give it to each task.
 # Not SLURM_NTASKS: a batch script has it too, although it may start a single task.
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -291,29 +291,6 @@ def start_jax(*, cache: bool = True, cores_are_devices: bool = False) -> None:
         cause = f"JAX_PLATFORMS={chosen} (without it JAX chooses): " if chosen else ""
         reason = str(error) or "it has no such platform"
         fail(f"{cause}JAX cannot start on this machine: {reason}", 1)
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled functions in ~/.cache/lenet_jax, or where JAX_COMPILATION_CACHE_DIR says.
-
-    A folder that cannot be written to costs time only.
-    """
-    config = jax.config
-    if config.jax_compilation_cache_dir:
-        return
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lenet_jax")
-        folder.mkdir(parents=True, exist_ok=True)
-        # A process that was killed leaves an entry without the time of its last use, and JAX adds
-        # nothing to a cache that holds such an entry.
-        for entry in folder.glob("*-cache"):
-            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():
-                entry.unlink(missing_ok=True)
-        if os.access(folder, os.W_OK):
-            config.update("jax_compilation_cache_dir", str(folder))
-            config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-            config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-            config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def count_cores() -> int:

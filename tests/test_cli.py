@@ -343,54 +343,6 @@ def test_a_name_of_any_bytes_can_be_printed():
     assert (done.returncode, done.stdout) == (0, "\\udcff ±\n")
 
 
-def test_without_a_home_folder_nothing_is_kept_and_nothing_else_happens(monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(cli.Path, "home", no_home)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        cli.enable_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir is None
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-
-
-CACHE_SCRIPT = """
-import jax, jax.numpy as jnp
-from lenet_jax import cli
-cli.enable_compilation_cache()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8)))
-print(jax.config.jax_compilation_cache_dir)
-"""
-
-
-def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    result = subprocess.run(
-        [sys.executable, "-c", CACHE_SCRIPT], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == str(tmp_path / "lenet_jax")
-    assert any((tmp_path / "lenet_jax").iterdir())
-
-
-def test_an_entry_without_the_time_of_its_last_use_goes(tmp_path, monkeypatch):
-    """JAX adds nothing to a cache with such an entry, which a killed process leaves."""
-    cache = tmp_path / "lenet_jax"
-    cache.mkdir()
-    (cache / "jit_without_a_time-cache").touch()
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    subprocess.run([sys.executable, "-c", CACHE_SCRIPT], check=True)
-    names = [entry.name for entry in cache.glob("*-cache")]
-    assert names
-    assert "jit_without_a_time-cache" not in names
-
-
 @pytest.mark.parametrize("nproc", ["many", "0", ""])
 def test_an_nproc_that_is_no_number_of_cores_is_as_none(nproc, monkeypatch):
     monkeypatch.delenv("NPROC", raising=False)

@@ -4,7 +4,7 @@ The same key gives the same images. B is the batch, S the side of an image, C it
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +73,9 @@ def augment(
     parts = 1 if axis_name is None else lax.axis_size(axis_name)
     draws = jax.random.uniform(affine_key, (6, parts * batch), minval=-1.0, maxval=1.0)
     bends = jax.random.normal(elastic_key, (GRID**2, 2, parts * batch))
-    own = lambda array: array
-    if axis_name is not None:  # drawn for the whole batch, independent of the number of devices
-        first = lax.axis_index(axis_name) * batch
-        own = lambda array: lax.dynamic_slice_in_dim(array, first, batch, -1)
+    # Drawn for the whole batch, so that the number of devices does not matter.
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * batch
+    own: Any = lambda array: lax.dynamic_slice_in_dim(array, first, batch, -1)
     draws, bends = own(draws), config.elastic * own(bends)
     angle = jnp.deg2rad(config.rotation * draws[0])
     sine, cosine = jnp.sin(angle), jnp.cos(angle)

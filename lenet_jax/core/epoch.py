@@ -10,22 +10,25 @@ each batch, also across processes (see `sharding`):
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import AugmentConfig, augment
-from lenet_jax.core.jit import jit
+from lenet_jax.core.jit import as_pytree, jit
+from lenet_jax.core.model import IMAGE_SIZE
 from lenet_jax.core.sharding import BATCH
 from lenet_jax.core.split import Split
-from lenet_jax.core.step import LossFn, Metrics, TrainState, apply, measure, update
+from lenet_jax.core.step import Batch, LossFn, Metrics, TrainState, apply, measure, update
+
+# From a step's key, images and labels to its batch; see `run_steps`.
+Prepare = Callable[[jax.Array, jax.Array, jax.Array], Batch]
 
 
 def normalize(
@@ -34,6 +37,9 @@ def normalize(
     """uint8 pixels [..., channels] to float32, by the training pixels' mean and deviation in 0..1.
 
     `mean` and `std` are one number each, or one per channel.
+
+    >>> normalize(jnp.full((1, 1, 1, 2), 255, jnp.uint8), (0.5, 0.0), (0.25, 0.5)).tolist()
+    [[[[2.0, 2.0]]]]
     """
     mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in (mean, std))
     if mean.ndim:  # a single number stays a scalar, so that the last bits do not change
@@ -56,28 +62,59 @@ def run_steps(
     start: ArrayLike,
     stop: ArrayLike,
     *,
+    key: ArrayLike | None = None,
     loss_fn: LossFn = losses.cross_entropy,
-    key: jax.Array | None = None,
-    augment_config: AugmentConfig | None = None,
-    axis_name: str | None = None,
+    prepare: Prepare | AugmentConfig | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Part of an epoch, pure and not jitted: for `vmap` and research code; see `train_steps`.
+    """Part of an epoch, pure and not jitted, for `vmap`; `train_steps` consumes its state.
 
-    With an `axis_name`, `order` is this device's part of each batch; see `step.update`.
+    Args:
+      state, split: see `train_epoch`.
+      order: int32 [S, B] from `epoch_order`.
+      start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
+        compiled function.
+      key: for the draws of `prepare`; one key for the whole epoch.
+      prepare: a function (key, images, labels) -> batch: of a step's key, uint8 images
+        [B, 32, 32, channels] and labels [B] it makes what `step.update` takes, for mixup, label
+        noise or a teacher's logits. An `AugmentConfig` augments and normalises; None normalises.
+      mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
+        `loss_fn` must be a mean. Each calls a function `prepare` with its part of the batch and its
+        own key, so that the draws depend on the number of devices; those of an `AugmentConfig` do
+        not. None: one device.
+
+    Returns:
+      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
     """
-    if augment_config is not None and key is None:
-        raise ValueError("augment_config needs a key for its random draws")
+    if prepare is not None and key is None:
+        raise ValueError("prepare needs a key for its random draws")
+    args = (state, split, order, start, stop, key, loss_fn, prepare)
+    if mesh is None or mesh.size == 1:
+        return _run_part(*args)
+    run = partial(_run_part, axis_name=BATCH)
+    replicated, batch_sharded = PartitionSpec(), PartitionSpec(None, BATCH)
+    specs = (replicated, replicated, batch_sharded, *(replicated,) * 5)
+    # check_vma would require marking the loop's initial zeros as different on each device.
+    run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
+    return run(*map(as_pytree, args))
 
-    def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+
+def _run_part(state, split, order, start, stop, key, loss_fn, prepare, axis_name=None):
+    """`run_steps` on one device, of which `order` has the part of each batch."""
+
+    def body(i, carry):
         state, sums = carry
-        pixels = split.images[order[i]]  # [B, 32, 32, channels]
-        if augment_config is not None:
-            step_key = jax.random.fold_in(cast(jax.Array, key), i)
-            pixels = augment(step_key, pixels, augment_config, axis_name=axis_name)
-        batch = {
-            "image": normalize(pixels, split.mean, split.std),
-            "label": split.labels[order[i]],
-        }
+        images, labels = split.images[order[i]], split.labels[order[i]]
+        if prepare is not None:
+            step_key = jax.random.fold_in(seeds.as_key(key), i)
+        if callable(prepare):
+            if axis_name is not None:
+                step_key = jax.random.fold_in(step_key, lax.axis_index(axis_name))
+            batch = prepare(step_key, images, labels)
+        else:
+            if prepare is not None:
+                images = augment(step_key, images, prepare, axis_name=axis_name)
+            batch = {"image": normalize(images, split.mean, split.std), "label": labels}
         state, step_metrics = update(state, batch, loss_fn, axis_name=axis_name)
         return state, jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, step_metrics)
 
@@ -85,62 +122,34 @@ def run_steps(
     return lax.fori_loop(start, stop, body, (state, zeros))
 
 
-@partial(jit, static_argnames=("loss_fn", "mesh"), donate_argnames="state")
-def train_steps(
-    state: TrainState,
-    split: Split,
-    order: jax.Array,
-    start: ArrayLike,
-    stop: ArrayLike,
-    *,
-    loss_fn: LossFn = losses.cross_entropy,
-    key: jax.Array | None = None,
-    augment_config: AugmentConfig | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[TrainState, Metrics]:
-    """Consumes its state: part of an epoch, so that a caller can show progress or stop.
-
-    Args:
-      state, split: see `train_epoch`.
-      order: int32 [S, B] from `epoch_order`.
-      start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
-        compiled function.
-      key, augment_config: see `augment`; one key for the whole epoch. None: no augmentation.
-      mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
-        `loss_fn` must be a mean. None: one device.
-
-    Returns:
-      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
-    """
-    run = _data_parallel(mesh, loss_fn)
-    return run(state, split, order, start, stop, key, augment_config)
+FUNCTIONS = ("loss_fn", "prepare")  # arguments that are functions
+train_steps = jit(run_steps, functions=FUNCTIONS, static_argnames="mesh", donate_argnames="state")
 
 
-@partial(jit, static_argnames=("batch_size", "loss_fn", "mesh"), donate_argnames="state")
+@partial(jit, functions=FUNCTIONS, static_argnames=("batch_size", "mesh"), donate_argnames="state")
 def train_epoch(
     state: TrainState,
     split: Split,
-    key: jax.Array,
+    key: ArrayLike,
     *,
     batch_size: int = 64,
     loss_fn: LossFn = losses.cross_entropy,
-    augment_config: AugmentConfig | None = None,
+    prepare: Prepare | AugmentConfig | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: one epoch (shuffle, gather, augment, normalise, update), all compiled.
+    """Consumes its state: one epoch (shuffle, gather, prepare, update), all compiled.
 
     Args:
       state: from `create_train_state`.
       split: of uint8 images, such as `data.load("digits").train`.
-      key: decides the order and the augmented images; fold in the number of the epoch.
-      augment_config, mesh: see `train_steps`.
+      key: decides the order and the draws of `prepare`; fold in the number of the epoch.
+      loss_fn, prepare, mesh: see `run_steps`.
 
     Returns:
       The state after S updates and the means over them: {"loss", "accuracy"}.
 
     Raises:
-      TypeError: the images are not uint8.
-      ValueError: the numbers of images and labels differ, or are less than a batch.
+      TypeError, ValueError: as `check_split` and, for what `prepare` returns, as `step.update`.
 
     >>> from lenet_jax import create_train_state, make_optimizer
     >>> state = create_train_state(jax.random.key(0), make_optimizer("adam"))
@@ -151,54 +160,37 @@ def train_epoch(
     2
     """
     check_split(split, batch_size)
+    key = seeds.as_key(key)
     order = epoch_order(key, len(split.images), batch_size=batch_size)
-    steps = len(order)
-    run = _data_parallel(mesh, loss_fn)
-    state, sums = run(state, split, order, 0, steps, seeds.augment_key(key), augment_config)
-    return state, jax.tree.map(lambda total: total / steps, sums)
+    run = partial(run_steps, key=seeds.augment_key(key), loss_fn=loss_fn, prepare=prepare)
+    state, sums = run(state, split, order, 0, len(order), mesh=mesh)
+    return state, jax.tree.map(lambda total: total / len(order), sums)
 
 
 def check_split(split: Split, batch_size: int = 1) -> None:
-    """Validates a split that is used in batches.
+    """Validates a split that is used in batches; its labels may be None.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: the numbers of images and labels differ, or are less than a batch.
+      ValueError: the images are not [N, 32, 32, channels], or the numbers of images and labels
+        differ or are less than a batch.
     """
-    _check_images(split.images)
-    if len(split.images) != len(split.labels):
-        raise ValueError(
-            "there must be as many labels as images, got "
-            f"{len(split.labels)} and {len(split.images)}"
-        )
-    if not 1 <= batch_size <= len(split.images):
-        raise ValueError(
-            f"batch_size={batch_size} must be from 1 to the number of images, {len(split.images)}"
-        )
-
-
-def _check_images(images: jax.Array | np.ndarray) -> None:
+    images, labels = split.images, split.labels
     if images.dtype != jnp.uint8:
         raise TypeError(
             f"images must be uint8 pixels from 0 to 255, got {images.dtype}: this function scales "
             "and normalises them; convert images in 0..1 by (255 * images).astype(numpy.uint8)"
         )
-
-
-def _data_parallel(mesh: Mesh | None, loss_fn: LossFn) -> Callable:
-    """`run_steps` on the devices of a mesh, each with an equal part of every batch."""
-    axis_name = None if mesh is None or mesh.size == 1 else BATCH
-
-    def run(state, split, order, start, stop, key, augment_config):
-        options = {"key": key, "augment_config": augment_config, "axis_name": axis_name}
-        return run_steps(state, split, order, start, stop, loss_fn=loss_fn, **options)
-
-    if axis_name is None:
-        return run
-    replicated, batch_sharded = PartitionSpec(), PartitionSpec(None, BATCH)
-    specs = (replicated, replicated, batch_sharded, *(replicated,) * 4)
-    # check_vma would require marking the loop's initial zeros as different on each device.
-    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
+    if images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise ValueError(
+            f"images must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, channels], got {list(images.shape)}; "
+            "channels come last: images.transpose(0, 2, 3, 1)"
+        )
+    count = len(images)
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"there must be as many labels as images, got {len(labels)} and {count}")
+    if not 1 <= batch_size <= count:
+        raise ValueError(f"batch_size={batch_size} must be from 1 to the number of images, {count}")
 
 
 @partial(jit, static_argnames=("model", "batch_size"))
@@ -208,9 +200,9 @@ def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 10
     It processes `batch_size` images at a time, and the remaining N % B as a smaller batch.
 
     Raises:
-      TypeError: the images are not uint8.
+      TypeError, ValueError: as `check_split`.
     """
-    _check_images(split.images)
+    check_split(split._replace(labels=None))
 
     def forward(images: jax.Array) -> jax.Array:
         return apply(model, params, normalize(images, split.mean, split.std))
@@ -224,7 +216,7 @@ def predict(model: nn.Module, params: Any, split: Split, *, batch_size: int = 10
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
-@partial(jit, static_argnames=("batch_size", "loss_fn"))
+@partial(jit, functions=("loss_fn",), static_argnames="batch_size")
 def evaluate(
     state: TrainState,
     split: Split,

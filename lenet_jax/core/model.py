@@ -97,8 +97,11 @@ class LeNet(nn.Module):
     def _check_shape(self, images: jax.Array) -> None:
         shape = (IMAGE_SIZE, IMAGE_SIZE, self.in_channels)
         if images.shape[1:] != shape:
-            alone = images.shape == shape
-            hint = "add a batch axis with images[None]" if alone else "channels come last"
+            hint = "channels come last"
+            if images.shape == shape:
+                hint = "add a batch axis with images[None]"
+            elif images.shape[2:] == shape[:2]:  # as in PyTorch
+                hint += ": images.transpose(0, 2, 3, 1)"
             raise ValueError(
                 f"LeNet takes images of shape [batch, {', '.join(map(str, shape))}], got "
                 f"{list(images.shape)}; {hint}"

@@ -7,6 +7,7 @@ argument does not compile again for another learning rate. A setting of 0 remove
 momentum, no buffer), which is another structure.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -53,6 +54,7 @@ def make_optimizer(
     learning_rate: ArrayLike | Schedule | None = None,
     *,
     schedule: Schedule | None = None,
+    clip_norm: ArrayLike = 0.0,
     **settings: Any,
 ) -> optax.GradientTransformation:
     """An optimizer of torch.optim as an optax transformation.
@@ -64,6 +66,8 @@ def make_optimizer(
       schedule: step -> multiplier of the learning rate, such as `make_schedule` returns and
         `torch.optim.lr_scheduler.LambdaLR` takes; step 0 is the first update. It is static: the
         same function object does not compile again.
+      clip_norm: gradients whose norm over all parameters is larger are first scaled down to it, as
+        by `torch.nn.utils.clip_grad_norm_`; 0 does not clip.
       **settings: see SETTINGS[name], with torch's names and defaults.
 
     Returns:
@@ -94,7 +98,7 @@ def make_optimizer(
         learning_rate = DEFAULT_LEARNING_RATE[name]
     for setting in settings:
         _require_one_of(f"setting of {name}", setting, tuple(SETTINGS[name]))
-    settings = SETTINGS[name] | settings
+    settings = SETTINGS[name] | settings | {"clip_norm": clip_norm}
     centered = settings.pop("centered", False)
     if not isinstance(centered, bool):
         raise ValueError(f"centered must be True or False, got {centered!r}")
@@ -132,8 +136,8 @@ def static_part(tx: optax.GradientTransformation) -> optax.GradientTransformatio
 
 def _no_init(params: optax.Params) -> NoReturn:
     raise TypeError(
-        "state.tx supports only update, since its numbers are in state.opt_state.hyperparams: call "
-        "init of the optimizer that make_optimizer returned"
+        "state.tx supports only update, since its numbers are in state.opt_state.hyperparams: keep "
+        "tx = make_optimizer(...) and call tx.init(params), or create_train_state(key, tx, ...)"
     )
 
 
@@ -221,60 +225,65 @@ def _template(
         "adamw": _adamw,
         "rmsprop": partial(_rmsprop, centered),
     }
-    # partial hides the schedule from inject_hyperparams, which would treat it as a number.
-    tx = optax.inject_hyperparams(partial(rules[name], schedule))(**dict.fromkeys(hyperparams, 0.0))
+
+    def build(learning_rate, clip_norm=None, **numbers):
+        scale = _optional(optax.scale_by_schedule, schedule)
+        descend = optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+        clip = () if clip_norm is None else (_clip(clip_norm),)
+        return optax.chain(*clip, *rules[name](**numbers), descend)
+
+    names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in hyperparams]
+    build.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
+    tx = optax.inject_hyperparams(build)(**dict.fromkeys(hyperparams, 0.0))
     # Jitted, because creating dozens of arrays one by one takes half a second the first time.
     return optax.GradientTransformationExtraArgs(jax.jit(tx.init), tx.update)
 
 
-# The update rules. A number that is None removes its part; inject_hyperparams reads the numbers'
-# names from the signatures.
+# The update rules, as parts in torch's order; the learning rate scales the result. A number that is
+# None removes its part.
 
 
-def _sgd(schedule, learning_rate, momentum=None, dampening=None, weight_decay=None):
+def _sgd(momentum=None, dampening=None, weight_decay=None):
     buffer = optax.trace if dampening is None else partial(_dampened_trace, dampening)
-    return _l2_chain(schedule, learning_rate, weight_decay, _optional(buffer, momentum))
+    return _l2(weight_decay), _optional(buffer, momentum)
 
 
-def _nesterov(schedule, learning_rate, momentum, weight_decay=None):
-    buffer = optax.trace(momentum, nesterov=True)
-    return _l2_chain(schedule, learning_rate, weight_decay, buffer)
+def _nesterov(momentum, weight_decay=None):
+    return _l2(weight_decay), optax.trace(momentum, nesterov=True)
 
 
-def _adam(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
-    direction = optax.scale_by_adam(beta1, beta2, eps)
-    return _l2_chain(schedule, learning_rate, weight_decay, direction)
+def _adam(beta1, beta2, eps, weight_decay=None):
+    return _l2(weight_decay), optax.scale_by_adam(beta1, beta2, eps)
 
 
-def _adamw(schedule, learning_rate, beta1, beta2, eps, weight_decay=None):
-    return optax.chain(
-        optax.scale_by_adam(beta1, beta2, eps),
-        _optional(optax.add_decayed_weights, weight_decay),  # decoupled: after the moments
-        _descend(learning_rate, schedule),
-    )
+def _adamw(beta1, beta2, eps, weight_decay=None):
+    return optax.scale_by_adam(beta1, beta2, eps), _l2(weight_decay)  # decoupled: after the moments
 
 
-def _rmsprop(centered, schedule, learning_rate, alpha, eps, momentum=None, weight_decay=None):
+def _rmsprop(centered, alpha, eps, momentum=None, weight_decay=None):
     # By default optax.rmsprop adds eps inside the root, and it applies the learning rate before the
     # momentum, which is another optimizer as soon as the learning rate changes.
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
-    direction = scale(alpha, eps, eps_in_sqrt=False), _optional(optax.trace, momentum)
-    return _l2_chain(schedule, learning_rate, weight_decay, *direction)
+    direction = scale(alpha, eps, eps_in_sqrt=False)
+    return _l2(weight_decay), direction, _optional(optax.trace, momentum)
 
 
-def _l2_chain(schedule, learning_rate, weight_decay, *direction):
-    """torch's order: the decay joins the gradient first, the learning rate scales the result."""
-    decay = _optional(optax.add_decayed_weights, weight_decay)
-    return optax.chain(decay, *direction, _descend(learning_rate, schedule))
+def _l2(weight_decay):
+    return _optional(optax.add_decayed_weights, weight_decay)
 
 
 def _optional(part, value):
     return optax.identity() if value is None else part(value)
 
 
-def _descend(learning_rate, schedule):
-    scale = _optional(optax.scale_by_schedule, schedule)
-    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+def _clip(max_norm: ArrayLike) -> optax.GradientTransformation:
+    """`torch.nn.utils.clip_grad_norm_`, whose 1e-6 `optax.clip_by_global_norm` does not have."""
+
+    def clip(grads, params=None):
+        share = jnp.minimum(max_norm / (optax.tree.norm(grads) + 1e-6), 1)
+        return jax.tree.map(lambda grad: grad * share, grads)
+
+    return optax.stateless(clip)
 
 
 class _DampenedTraceState(NamedTuple):
@@ -312,7 +321,7 @@ def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str
         settings["beta2"] = _number("betas[1]", beta2, below=1)
     for name, value in settings.items():
         settings[name] = _number(name, value)
-    for part in ("momentum", "dampening", "weight_decay"):
+    for part in ("momentum", "dampening", "weight_decay", "clip_norm"):
         value = settings.get(part)
         if isinstance(value, float) and value == 0:
             del settings[part]

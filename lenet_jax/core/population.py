@@ -7,7 +7,7 @@ two cores with a network each are 1.3 times as fast as two cores that share one.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,14 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from lenet_jax.core import augment, epoch, losses, seeds
+from lenet_jax.core import epoch, losses, seeds
+from lenet_jax.core.augment import AugmentConfig, augment_config
 from lenet_jax.core.jit import jit
 from lenet_jax.core.model import model_for
-from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
+from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule, static_part
 from lenet_jax.core.sharding import MEMBERS, make_member_mesh, replicate, shard
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import LossFn, Metrics, TrainState, create_train_state
@@ -38,11 +40,23 @@ class MemberConfig(NamedTuple):
     """
 
     seed: ArrayLike  # for the initial parameters
-    order_seed: ArrayLike = 0  # for the order of the images and their augmentation
+    order_seed: ArrayLike = 0  # for the order of the images and the draws of `prepare`
     learning_rate: ArrayLike | None = None  # None: the optimizer's default
     optimizer_settings: dict[str, ArrayLike] | None = None  # others, see `make_optimizer`
     label_smoothing: ArrayLike | None = None
     augment: ArrayLike | None = None  # multiple of one of `augment.STANDARDS`
+    numbers: dict[str, ArrayLike] | None = None  # your own, for `make`
+
+
+class Recipe(NamedTuple):
+    """How a member is trained: any optax transformation, loss and `epoch.run_steps(prepare=)`."""
+
+    tx: optax.GradientTransformation
+    loss_fn: LossFn = losses.cross_entropy
+    prepare: epoch.Prepare | AugmentConfig | None = None
+
+
+Make = Callable[[MemberConfig], Recipe | tuple]  # of one member, whose numbers are scalars
 
 
 class Population(NamedTuple):
@@ -57,6 +71,7 @@ def train(
     members: MemberConfig,
     split: Split,
     *,
+    make: Make | None = None,
     optimizer: str = "adam",
     epochs: int,
     batch_size: int = 64,
@@ -66,11 +81,14 @@ def train(
     augment_kind: str = "elastic",
     log_updates: Callable[[int], None] = lambda updates: None,
 ) -> Population:
-    """Trains N networks with cross-entropy, `slice_size` of them at a time, on all devices.
+    """Trains N networks, `slice_size` of them at a time, on all devices.
 
     Args:
       members: see `MemberConfig`; another optimizer needs another call.
       split: of uint8 images.
+      make: a function of one member, whose numbers are traced, to its `Recipe`, or to a tuple like
+        `(optax.adam(member.learning_rate), losses.mse)`. A lambda compiles at every `train`. None:
+        `named_recipe`, which alone uses `optimizer`, `schedule` and `augment_kind`.
       optimizer, schedule: names from `optimizers.OPTIMIZERS` and `optimizers.SCHEDULES`.
       model: the network of all members; `LeNet()` if None.
       augment_kind: the key in `augment.STANDARDS` that the members' `augment` multiplies.
@@ -87,13 +105,14 @@ def train(
             raise ValueError(f"{name}={value}: must be at least 1")
     steps = len(split.labels) // batch_size
     schedule_fn = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
+    make = make or named_recipe(optimizer, schedule_fn, augment_kind)
     done = []
     for part in slices(members, slice_size):
         count, curve = num_members(part), []
         mesh = make_member_mesh(count)
         part = _pad_to_mesh(part, mesh)
-        states = shard(mesh, create(part, optimizer, schedule_fn, model))
-        train_chunk = partial(train_steps, mesh=mesh, augment_kind=augment_kind)
+        states = shard(mesh, create(part, make, model))
+        train_chunk = partial(train_steps, make=make, mesh=mesh)
         replicated = replicate(mesh, split)
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
@@ -109,6 +128,27 @@ def train(
     leaves = (*jax.tree.leaves(params), *curves.values())
     finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
     return Population(params, curves, np.logical_and.reduce(finite))
+
+
+@cache  # the same object for the same names, because it is static
+def named_recipe(
+    optimizer: str, schedule: Schedule | None = None, augment_kind: str = "elastic"
+) -> Make:
+    """The `make` of `train`: an optimizer by its name, and cross-entropy, smoothed and augmented.
+
+    >>> named_recipe("adam") is named_recipe("adam")
+    True
+    """
+
+    def make(member: MemberConfig) -> Recipe:
+        settings, loss_fn = member.optimizer_settings or {}, losses.cross_entropy
+        if member.label_smoothing is not None:
+            loss_fn = partial(loss_fn, label_smoothing=member.label_smoothing)
+        tx = make_optimizer(optimizer, member.learning_rate, schedule=schedule, **settings)
+        amount = member.augment
+        return Recipe(tx, loss_fn, None if amount is None else augment_config(amount, augment_kind))
+
+    return make
 
 
 def num_members(members: MemberConfig) -> int:
@@ -154,20 +194,13 @@ def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:
     return jax.tree.map(lambda leaf: leaf[rows] if np.ndim(leaf) else leaf, members)
 
 
-@partial(jit, static_argnames=("optimizer", "schedule", "model"))
-def create(
-    members: MemberConfig,
-    optimizer: str,
-    schedule: Schedule | None = None,
-    model: nn.Module | None = None,
-) -> TrainState:
-    """N initial states as one with leaves [N, ...]; see `make_optimizer` for the arguments."""
+@partial(jit, functions=("make",), static_argnames="model")
+def create(members: MemberConfig, make: Make, model: nn.Module | None = None) -> TrainState:
+    """N initial states as one with leaves [N, ...] and no `tx`, which `make` gives each anew."""
 
     def one(member: MemberConfig) -> TrainState:
-        tx = make_optimizer(
-            optimizer, member.learning_rate, schedule=schedule, **(member.optimizer_settings or {})
-        )
-        return create_train_state(seeds.init_key(member.seed), tx, model)
+        tx = Recipe(*make(member)).tx
+        return create_train_state(seeds.init_key(member.seed), tx, model).replace(tx=None)
 
     return _vmap(one, members)(members)
 
@@ -184,7 +217,7 @@ def epoch_orders(
     return (jax.vmap(one) if jnp.ndim(members.order_seed) else one)(members.order_seed)
 
 
-@partial(jit, static_argnames=("mesh", "augment_kind"), donate_argnames="states")
+@partial(jit, functions=("make",), static_argnames="mesh", donate_argnames="states")
 def train_steps(
     states: TrainState,
     members: MemberConfig,
@@ -194,8 +227,8 @@ def train_steps(
     start: ArrayLike,
     stop: ArrayLike,
     *,
+    make: Make,
     mesh: Mesh | None = None,
-    augment_kind: str = "elastic",
 ) -> tuple[TrainState, Metrics]:
     """Consumes its states: rows `start` to `stop` of epoch `number`, for all members.
 
@@ -203,22 +236,19 @@ def train_steps(
       states, orders: from `create` and `epoch_orders`.
       mesh: from `sharding.make_member_mesh`: the devices that share the members. None: default
         placement.
-      The others: see `train` and `epoch.train_steps`.
+      The others: see `train` and `epoch.run_steps`.
 
     Returns:
       The next states and the *sums* of the steps' {"loss", "accuracy"}, [N] each.
     """
 
     def one(member: MemberConfig, state: TrainState, order: jax.Array, shared: tuple) -> tuple:
-        split, number, start, stop = shared
-        loss_fn: LossFn = losses.cross_entropy
-        options: dict[str, Any] = {}
-        if member.label_smoothing is not None:
-            loss_fn = partial(losses.cross_entropy, label_smoothing=member.label_smoothing)
-        if member.augment is not None:
-            options["augment_config"] = augment.augment_config(member.augment, augment_kind)
-            options["key"] = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
-        return epoch.run_steps(state, split, order, start, stop, loss_fn=loss_fn, **options)
+        split, number, start, stop, make = shared
+        tx, loss_fn, prepare = Recipe(*make(member))  # `tx` may close over traced numbers
+        key = seeds.augment_key(seeds.epoch_key(member.order_seed, number))
+        run = partial(epoch.run_steps, key=key, loss_fn=loss_fn, prepare=prepare)
+        state, sums = run(state.replace(tx=static_part(tx)), split, order, start, stop)
+        return state.replace(tx=None), sums
 
     own_orders = orders.ndim == 3
     run = _vmap(one, members, 0, 0 if own_orders else None, None)
@@ -228,7 +258,7 @@ def train_steps(
         specs = (specs, sharded, sharded if own_orders else replicated, replicated)
         # check_vma would require marking the loop's initial zeros as sharded.
         run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=sharded, check_vma=False)
-    return run(members, states, orders, (split, number, start, stop))
+    return run(members, states, orders, (split, number, start, stop, make))
 
 
 @partial(jit, static_argnames=("batch_size", "slice_size", "model"))
@@ -260,11 +290,9 @@ def ensemble(logits: jax.Array) -> jax.Array:
 
 def _arrays(members: MemberConfig) -> MemberConfig:
     """Numbers as arrays, because JAX treats lists as pytrees; tuples in the settings stay so."""
+    array = lambda field: field if isinstance(field, dict | None) else np.asarray(field)
     is_list = lambda value: isinstance(value, list)
-    settings = jax.tree.map(np.asarray, members.optimizer_settings, is_leaf=is_list)
-    fields = members._replace(optimizer_settings=None)._asdict()
-    arrays = {name: np.asarray(field) for name, field in fields.items() if field is not None}
-    return members._replace(**arrays, optimizer_settings=settings)
+    return jax.tree.map(np.asarray, MemberConfig._make(map(array, members)), is_leaf=is_list)
 
 
 def _iter_chunks(steps: int) -> Iterator[tuple[int, int]]:

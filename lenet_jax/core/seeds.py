@@ -1,7 +1,14 @@
 """Random keys derived from a seed, alike for one network and for populations."""
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+
+def as_key(key: ArrayLike) -> jax.Array:
+    """A key as it is, or the key of an integer."""
+    is_seed = jnp.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer)
+    return jax.random.key(key) if is_seed else jnp.asarray(key)
 
 
 def init_key(seed: ArrayLike) -> jax.Array:

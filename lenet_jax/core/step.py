@@ -17,8 +17,9 @@ import optax
 from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
-from lenet_jax.core import losses, metrics
+from lenet_jax.core import losses, metrics, seeds
 from lenet_jax.core.jit import jit
 from lenet_jax.core.model import IMAGE_SIZE, LeNet, count_params
 from lenet_jax.core.optimizers import static_part
@@ -50,15 +51,16 @@ class TrainState(struct.PyTreeNode):
 
 
 def create_train_state(
-    key: jax.Array,
+    key: ArrayLike,
     tx: optax.GradientTransformation,
     model: nn.Module | None = None,
     params: Any = None,
 ) -> TrainState:
     """The state before the first step, for `model` (`LeNet()` if None) and any optax optimizer.
 
-    It holds a copy of `params`, or random parameters (`init_params`) if None. No two of its arrays
-    share memory, so that a step can consume it.
+    It holds a copy of `params`, or random parameters by `key`, a key or a seed, if None. No two of
+    its arrays share memory, so that a step can consume it. A model that has state besides its
+    parameters is a ValueError, and dropout gets no key.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> state.params["conv1"]["kernel"].shape
@@ -78,10 +80,16 @@ def create_train_state(
 
 
 @partial(jax.jit, static_argnames="model")  # without jit it takes seconds
-def init_params(model: nn.Module, key: jax.Array) -> Any:
+def init_params(model: nn.Module, key: ArrayLike) -> Any:
     """The model's random initial parameters for images of its `in_channels` (1 if it has none)."""
     image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, getattr(model, "in_channels", 1)))
-    return model.init(key, image)["params"]
+    variables = model.init(seeds.as_key(key), image)
+    if others := ", ".join(variables.keys() - {"params"}):
+        raise ValueError(
+            f"the model has state besides its parameters ({others}), which a TrainState does not "
+            "hold: replace BatchNorm by nn.GroupNorm or nn.LayerNorm"
+        )
+    return variables["params"]
 
 
 def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
@@ -90,8 +98,28 @@ def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
 
 
 def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> Metrics:
-    """{"loss", "accuracy"} of logits [B, C]."""
-    return {"loss": loss_fn(logits, labels), "accuracy": metrics.accuracy(logits, labels)}
+    """{"loss", "accuracy"} of logits [B, C]; a loss that is not a scalar is a ValueError."""
+    loss, function = loss_fn(logits, labels), loss_fn
+    if jnp.shape(loss):
+        while hasattr(function, "func"):  # of a partial
+            function = function.func
+        raise ValueError(
+            f"loss_fn {getattr(function, '__name__', function)} returned shape {jnp.shape(loss)}, "
+            "not a scalar: reduce it, for example by jnp.mean"
+        )
+    return {"loss": loss, "accuracy": metrics.accuracy(logits, labels)}
+
+
+def _check_batch(batch: Batch) -> None:
+    images, labels = batch["image"], batch["label"]
+    if not len(images) == len(labels) > 0:
+        counts = f"{len(images)} images and {len(labels)} labels"
+        raise ValueError(f"batch has {counts}: give the same number of both, at least 1")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f'batch["image"] must be floating point, got {images.dtype}: normalise pixels by '
+            "lenet_jax.normalize(images, split.mean, split.std)"
+        )
 
 
 def update(
@@ -115,24 +143,22 @@ def update(
       The next state, and the {"loss", "accuracy"} of this batch before the update.
 
     Raises:
-      ValueError: the batch is empty, or its numbers of images and labels differ.
+      TypeError: the images are not floating point.
+      ValueError: the batch is empty, its numbers of images and labels differ, or the loss is not a
+        scalar.
     """
-    if not len(batch["image"]) == len(batch["label"]) > 0:
-        raise ValueError(
-            f"batch has {len(batch['image'])} images and {len(batch['label'])} labels: give the "
-            "same number of both, at least 1"
-        )
+    _check_batch(batch)
 
-    def objective(params: Any) -> tuple[jax.Array, jax.Array]:
+    def objective(params: Any) -> tuple[jax.Array, Metrics]:
         logits = apply(state.model, params, batch["image"])
-        return loss_fn(logits, batch["label"]), logits
+        step_metrics = measure(logits, batch["label"], loss_fn)
+        return step_metrics["loss"], step_metrics
 
     def mean_loss(params: Any) -> jax.Array:  # for optimizers with a line search
         loss = objective(params)[0]
         return loss if axis_name is None else lax.pmean(loss, axis_name)
 
-    (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    step_metrics = {"loss": loss, "accuracy": metrics.accuracy(logits, batch["label"])}
+    grads, step_metrics = jax.grad(objective, has_aux=True)(state.params)
     if axis_name is not None:  # one all-reduce: ten take longer than sharing the batch saves
         flat, unravel = ravel_pytree((grads, step_metrics))
         grads, step_metrics = unravel(lax.pmean(flat, axis_name))
@@ -146,7 +172,7 @@ def update(
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), step_metrics
 
 
-@partial(jit, static_argnames="loss_fn", donate_argnames="state")
+@partial(jit, functions=("loss_fn",), donate_argnames="state")
 def train_step(
     state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy
 ) -> tuple[TrainState, Metrics]:
@@ -154,8 +180,9 @@ def train_step(
 
     Keep the returned state and drop the one passed in. Reading that one raises a RuntimeError
     ("Array has been deleted"); training on it raises the same or a ValueError ("Buffer has been
-    deleted or donated"). `loss_fn` is static: a named function compiles once, but a new lambda or
-    `partial` at every call compiles at every call.
+    deleted or donated"). The first call compiles for seconds, which
+    `lenet_jax.enable_compilation_cache` spares the next process. A new lambda as `loss_fn` compiles
+    again; a `functools.partial` of the same function with other arrays does not: they are data.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> batch = {"image": jnp.zeros((4, 32, 32, 1)), "label": jnp.arange(4)}
@@ -166,7 +193,8 @@ def train_step(
     return update(state, batch, loss_fn)
 
 
-@partial(jit, static_argnames="loss_fn")
+@partial(jit, functions=("loss_fn",))
 def eval_step(state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy) -> Metrics:
-    """{"loss", "accuracy"} of a batch; the state is not consumed."""
+    """{"loss", "accuracy"} of a batch; the state is not consumed. Errors are those of `update`."""
+    _check_batch(batch)
     return measure(apply(state.model, state.params, batch["image"]), batch["label"], loss_fn)

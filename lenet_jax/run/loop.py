@@ -81,6 +81,7 @@ def create_state(settings: Settings, model: LeNet, total_steps: int) -> TrainSta
         settings.optimizer,
         settings.learning_rate,
         schedule=make_schedule(settings.schedule, total_steps) if varies else None,
+        clip_norm=settings.clip_norm,
         **{name: value for name, value in chosen.items() if value is not None},
     )
     return create_train_state(seeds.init_key(settings.seed), tx, model)
@@ -259,7 +260,7 @@ def _step_kwargs(settings: Settings) -> dict[str, Any]:
     kind = registry.INFO[settings.dataset].augment
     return {
         "loss_fn": losses.CLASSIFICATION[settings.loss],
-        "augment_config": augment_config(settings.augment, kind) if settings.augment else None,
+        "prepare": augment_config(settings.augment, kind) if settings.augment else None,
         "mesh": make_batch_mesh(settings.batch_size),
     }
 

@@ -78,6 +78,11 @@ class Settings(TrainingSettings):
     weight_decay: float | None = setting(
         None, "L2 penalty, decoupled for adamw (default: 0.01 for adamw, else 0)", valid=at_least(0)
     )
+    clip_norm: float = setting(
+        0.0,
+        "scale gradients whose norm over all parameters is larger down to this; 0 does not clip",
+        valid=at_least(0),
+    )
     loss: str = setting(
         "cross_entropy",
         "what is minimised; regression losses compare with one-hot labels",

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,8 +61,13 @@ def as_floats(images, labels):
         (lambda images, labels: (images[1:], labels, B), ValueError, "got 50 and 49"),
         (lambda images, labels: (images, labels, N + 1), ValueError, "batch_size=51"),
         (lambda images, labels: (images, labels, 0), ValueError, "batch_size=0"),
+        (
+            lambda images, labels: (images.transpose(0, 3, 1, 2), labels, B),
+            ValueError,
+            r"got \[50, 1, 32, 32\]; channels come last: images.transpose\(0, 2, 3, 1\)",
+        ),
     ],
-    ids=["float images", "a label too few", "a label too many", "less than a batch", "empty"],
+    ids=["float", "a label too few", "a label too many", "less than a batch", "empty", "PyTorch's"],
 )
 def test_an_epoch_says_what_is_wrong_with_its_data(split, spoil, error, match):
     images, labels, batch_size = spoil(split.images, split.labels)
@@ -79,8 +86,8 @@ def test_logits_are_only_made_of_pixels(split):
 
 def test_augmented_images_need_a_key(split):
     order = epoch_order(jax.random.key(0), N, batch_size=B)
-    with pytest.raises(ValueError, match="augment_config needs a key"):
-        train_steps(fresh_state(), split, order, 0, 1, augment_config=augment_config(1.0))
+    with pytest.raises(ValueError, match="prepare needs a key"):
+        train_steps(fresh_state(), split, order, 0, 1, prepare=augment_config(1.0))
 
 
 def test_logits_need_no_labels(split):
@@ -163,7 +170,7 @@ def test_two_devices_that_share_batches_do_what_one_does(channels, config):
     # Few steps: with more, some activation lies so close to the kink of a ReLU, or two of a pool so
     # close together, that rounding moves it across, and the gradients differ by more than rounding.
     split = random_split(128, channels)
-    how = {"batch_size": 64, "augment_config": config}
+    how = {"batch_size": 64, "prepare": config}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
     tx, model = make_optimizer("sgd", 0.1), LeNet(in_channels=channels)
@@ -177,6 +184,75 @@ def test_two_devices_that_share_batches_do_what_one_does(channels, config):
     shards = together.params["fc1"]["kernel"].addressable_shards
     assert [shard.device for shard in shards] == list(mesh.devices)
     np.testing.assert_array_equal(*(shard.data for shard in shards))
+
+
+def mixup(split, key, images, labels):
+    share = jax.random.beta(key, 0.4, 0.4)
+    mix = lambda array: share * array + (1 - share) * array[::-1]
+    images = normalize(images, split.mean, split.std)
+    return {"image": mix(images), "label": mix(jax.nn.one_hot(labels, 10))}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_epoch_of_prepared_batches_is_its_steps_one_after_the_other(channels):
+    split, key = random_split(N, channels), jax.random.key(3)
+    fresh = lambda: fresh_state(PLAIN.clone(in_channels=channels))
+    state, augment_key = fresh(), jax.random.fold_in(key, 1)
+    for i, rows in enumerate(epoch_order(key, N, batch_size=B)):
+        step_key = jax.random.fold_in(augment_key, i)
+        state, _ = train_step(state, mixup(split, step_key, split.images[rows], split.labels[rows]))
+    prepare = partial(mixup, split)
+    got, metrics = train_epoch(fresh(), split, key, batch_size=B, prepare=prepare)
+    assert_same_params(got.params, state.params, rtol=2e-5)
+    _, plain = train_epoch(fresh(), split, key, batch_size=B)
+    assert abs(float(metrics["loss"] - plain["loss"])) > 0.01
+
+
+def noise(count, key, images, labels):
+    """Images of draws alone: `count` keys for as many equal parts of the batch."""
+    keys = [key] if count == 1 else [jax.random.fold_in(key, part) for part in range(count)]
+    shape = (len(images) // count, *images.shape[1:])
+    return {"image": jnp.concatenate([jax.random.normal(k, shape) for k in keys]), "label": labels}
+
+
+def test_each_device_prepares_its_part_of_a_batch_by_a_key_of_its_own():
+    split, key, mesh = random_split(128), jax.random.key(5), make_batch_mesh(64)
+    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), PLAIN)
+    how = {"batch_size": 64, "key": key}
+    wanted, _ = train_epoch(fresh(), split, prepare=partial(noise, 2), **how)
+    arguments = replicate(mesh, (fresh(), split))
+    got, _ = train_epoch(*arguments, prepare=partial(noise, 1), mesh=mesh, **how)
+    assert_same_params(got.params, wanted.params, rtol=2e-5)
+
+
+def test_losses_and_prepare_with_arrays_work_on_a_mesh():
+    split, key, mesh = random_split(64), jax.random.key(5), make_batch_mesh(64)
+    weight = np.linspace(0.5, 2, 10, dtype=np.float32)
+    loss_fn = lambda weight: partial(losses.bce_with_logits, pos_weight=weight)
+    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), PLAIN)
+    scaled = lambda by, key, images, labels: {"image": by * images / 255, "label": labels}
+    how = {"batch_size": 64, "key": key, "loss_fn": loss_fn(weight)}
+    how["prepare"] = partial(scaled, np.float32(0.5))
+    alone, _ = train_epoch(fresh(), split, **how)
+    got, _ = train_epoch(*replicate(mesh, (fresh(), split)), mesh=mesh, **how)
+    assert_same_params(got.params, alone.params, rtol=2e-5)
+    unweighted, _ = train_epoch(fresh(), split, **how | {"loss_fn": losses.bce_with_logits})
+    with pytest.raises(AssertionError):
+        assert_same_params(unweighted.params, alone.params, rtol=2e-5)
+
+
+def test_what_prepare_returns_is_checked_as_a_batch_is(split):
+    raw = lambda key, images, labels: {"image": images, "label": labels}
+    state = fresh_state()
+    with pytest.raises(TypeError, match=r"got uint8: normalise pixels by lenet_jax.normalize"):
+        train_epoch(state, split, jax.random.key(0), batch_size=B, prepare=raw)
+    assert int(state.step) == 0  # nothing was consumed
+
+
+def test_an_integer_is_a_key(split):
+    got, _ = train_epoch(fresh_state(), split, 7, batch_size=B)
+    wanted, _ = train_epoch(fresh_state(), split, jax.random.key(7), batch_size=B)
+    assert_same_params(got.params, wanted.params)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 50, 7, 49], ids=lambda b: f"batch{b}")

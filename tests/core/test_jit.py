@@ -1,5 +1,8 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lenet_jax.core import jit as compiling
@@ -59,3 +62,47 @@ def test_what_jit_is_told_is_passed_on():
     with pytest.raises(RuntimeError, match="deleted"):
         x + 1
     assert f.__name__ == "scaled"
+
+
+def scaled(factor, x, *, shift=0.0, sign="plus"):
+    return factor * x + (shift if sign == "plus" else -shift)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "traces"),
+    [
+        (partial(scaled, 2.0), partial(scaled, 2.0), 1),
+        (partial(scaled, 2.0), partial(scaled, 3.0), 2),
+        (partial(scaled, np.float32(2)), partial(scaled, np.float32(3)), 1),
+        (partial(scaled, np.ones(3), sign="minus"), partial(scaled, np.zeros(3), sign="minus"), 1),
+        (partial(scaled, np.ones(3), sign="minus"), partial(scaled, np.ones(3), sign="plus"), 2),
+        (partial(scaled, 2.0, shift=np.ones(3)), partial(scaled, 2.0, shift=np.ones(3)), 1),
+        (partial(scaled, 2.0, shift=[1.0]), partial(scaled, 2.0, shift=[1.0]), 1),  # a list
+        (jnp.sin, jnp.sin, 1),
+        (lambda x: x, lambda x: x, 2),
+    ],
+)
+def test_a_function_is_traced_again_if_its_static_part_is_another(first, second, traces):
+    seen = []
+
+    def apply(f, x):
+        seen.append(f)
+        if "shift" in getattr(first, "keywords", {}):
+            return f(x[0])
+        return f(x)
+
+    apply = compiling.jit(apply, functions=("f",))
+    x = jnp.arange(3.0)
+    for f in (first, second):
+        expected = f(x[0]) if "shift" in getattr(first, "keywords", {}) else f(x)
+        np.testing.assert_allclose(apply(f, x), expected, rtol=1e-6)
+        np.testing.assert_allclose(apply(x=x, f=f), expected, rtol=1e-6)
+    assert len(seen) == traces  # by position and by name alike
+
+
+def test_what_is_no_function_stays_as_it_is():
+    split = (1, 2)
+    assert compiling.as_pytree(split) is split
+    assert compiling.as_pytree(None) is None
+    function = compiling.as_pytree(partial(scaled, np.ones(3)))
+    assert compiling.as_pytree(function) is function

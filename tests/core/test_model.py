@@ -116,7 +116,11 @@ def test_tabulate_counts_the_parameters():
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [((32, 32, 1), r"images\[None\]"), ((2, 28, 28, 1), "28"), ((2, 1, 32, 32), "last")],
+    [
+        ((32, 32, 1), r"images\[None\]"),
+        ((2, 28, 28, 1), "28"),
+        ((2, 1, 32, 32), r"last: images.transpose\(0, 2, 3, 1\)"),
+    ],
 )
 def test_a_wrong_shape_is_named(shape, hint):
     with pytest.raises(ValueError, match=rf"\[batch, 32, 32, 1\].*{hint}"):

@@ -52,6 +52,10 @@ CASES = [
     ("rmsprop", {"momentum": 0.9}),
     ("rmsprop", {"centered": True}),
     ("rmsprop", {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
+    # 80 of the 300 gradients have a larger norm.
+    ("sgd", {"clip_norm": 1.3}),
+    ("sgd", {"clip_norm": 1.3, "momentum": 0.9, "weight_decay": 0.1}),
+    ("adamw", {"clip_norm": 1.3}),
 ]
 IDS = [f"{name}-{settings}" for name, settings in CASES]
 
@@ -74,13 +78,17 @@ def problem(dtype):
 
 
 def torch_trajectory(name, settings, schedule, dtype):
+    clip_norm = settings.get("clip_norm")
+    settings = {key: value for key, value in settings.items() if key != "clip_norm"}
     params, grads = (torch.tensor(array) for array in problem(dtype))
     params = torch.nn.Parameter(params)
     optimizer = TORCH[name]([params], lr=LEARNING_RATE, **settings)
     scheduler = schedule and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     trajectory = []
     for grad in grads:
-        params.grad = grad
+        params.grad = grad.clone()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_([params], clip_norm)
         optimizer.step()
         if scheduler:
             scheduler.step()
@@ -151,12 +159,14 @@ OTHER_NUMBERS = {
     "betas": (0.7, 0.8),
     "eps": 1e-5,
     "alpha": 0.8,
+    "clip_norm": 0.5,
 }
 
 
 def every_number_on(name):
     """All numeric settings of an optimizer, none of them 0."""
-    return {key: value for key, value in OTHER_NUMBERS.items() if key in SETTINGS[name]}
+    names = {*SETTINGS[name], "clip_norm"}
+    return {key: value for key, value in OTHER_NUMBERS.items() if key in names}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -171,7 +181,8 @@ def test_another_number_does_not_compile_again(name):
 
     on = every_number_on(name)
     results = []
-    for learning_rate, settings in [(0.1, on), (0.2, on), (0.1, on | {"weight_decay": 0.5})]:
+    others = ({"weight_decay": 0.5}, {"clip_norm": 0.1, "weight_decay": 0.5})
+    for learning_rate, settings in [(0.1, on), (0.2, on), *((0.1, on | other) for other in others)]:
         tx = make_optimizer(name, learning_rate, **settings)
         params, opt_state = step(PARAMS, tx.init(PARAMS), tx.update)
         params, opt_state = step(params, opt_state, tx.update)  # the state's types are stable too
@@ -179,6 +190,7 @@ def test_another_number_does_not_compile_again(name):
     assert traces == [name]
     assert not np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[2], results[3])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -210,6 +222,7 @@ def test_float32_parameters_stay_float32_under_x64():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_setting_of_zero_leaves_its_part_out(name):
     zero = {key: 0 for key in ("momentum", "dampening", "weight_decay") if key in SETTINGS[name]}
+    zero["clip_norm"] = 0
     if name == "nesterov":
         del zero["momentum"]  # refused, see below
     state = make_optimizer(name, **zero).init(PARAMS)
@@ -252,6 +265,14 @@ def test_the_callers_learning_rate_survives_a_donated_state():
     step = jax.jit(lambda state: tx.update(PARAMS, state, PARAMS), donate_argnums=0)
     step(tx.init(PARAMS))
     assert float(rate) == 0.5
+
+
+def test_the_norm_that_is_clipped_is_that_of_all_parameters_together():
+    grads = {"kernel": jnp.full((3, 4), 2.0), "bias": jnp.array(1.0)}  # norm 7
+    tx = make_optimizer("sgd", 1.0, clip_norm=3.5)
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    np.testing.assert_allclose(updates["kernel"], -1.0, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], -0.5, rtol=1e-6)
 
 
 # --- schedules -------------------------------------------------------------------------------
@@ -358,6 +379,7 @@ def test_a_schedule_as_learning_rate_is_a_rate_of_one_with_that_schedule():
         (["adam"], {"eps": -1e-8}, r"eps must be .*, got -1e-08"),
         (["rmsprop"], {"eps": -1e-8}, r"eps must be .*, got -1e-08"),
         (["rmsprop"], {"alpha": -0.1}, r"alpha must be .*, got -0.1"),
+        (["adam"], {"clip_norm": -1}, r"clip_norm must be .*, got -1"),
         (["rmsprop"], {"centered": 1}, "centered must be True or False, got 1"),
         (["sgd", 0.1], {"schedule": "cosine"}, "schedule must be a function .*, got 'cosine'"),
         (["sgd", sawtooth], {"schedule": sawtooth}, "learning_rate is a schedule already"),

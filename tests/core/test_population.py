@@ -1,8 +1,10 @@
 import dataclasses
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 from scipy import special
 
@@ -85,7 +87,7 @@ def epoch_alone(state, split, order, key, smoothing, augment_config):
         len(order),
         loss_fn=partial(losses.cross_entropy, label_smoothing=smoothing),
         key=jax.random.fold_in(key, 1),
-        augment_config=augment_config,
+        prepare=augment_config,
     )
 
 
@@ -161,15 +163,67 @@ def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path,
     assert_same_network(together.params, 1, state.params)
 
 
+class Linear(nn.Module):  # compiles fast
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+def tempered(temperature, logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels).mean()
+
+
+def brightened(by, key, images, labels):
+    return {"image": (images / 255 - 0.3) * by, "label": labels}
+
+
+def own_recipe(member):
+    numbers = member.numbers
+    loss_fn = partial(tempered, numbers["temperature"])
+    return (
+        optax.adam(member.learning_rate, b1=numbers["b1"]),
+        loss_fn,
+        partial(brightened, numbers["by"]),
+    )
+
+
+def test_members_of_any_optimizer_loss_and_batch_are_each_the_network_trained_alone(digits):
+    members = MemberConfig(
+        seed=[0, 1, 2],
+        order_seed=[0, 1, 2],
+        learning_rate=[1e-3, 2e-3, 3e-3],
+        numbers={"temperature": [0.5, 1.0, 2.0], "b1": 0.8, "by": [1.0, 2.0, 3.0]},
+    )
+    how = {"epochs": 1, "batch_size": B, "model": Linear(), "make": own_recipe}
+    together = population.train(members, digits, **how)
+    (arrays,) = population.slices(members, 3)
+    for i in range(3):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i] if np.ndim(leaf) else leaf, arrays)
+        tx, loss_fn, prepare = own_recipe(member)
+        state = create_train_state(jax.random.fold_in(jax.random.key(i), 0), tx, Linear())
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(i), 1), 0)
+        order = epoch_order(key, M, batch_size=B)
+        state, _ = jax.jit(partial(run_steps, loss_fn=loss_fn, prepare=prepare))(
+            state, digits, order, 0, len(order), key=key
+        )
+        assert_same_network(together.params, i, state.params)
+    again = population.train(
+        members, digits, **how | {"make": lambda member: own_recipe(member)[:1]}
+    )
+    with pytest.raises(AssertionError):  # with cross-entropy and the usual batches
+        assert_same_network(again.params, 0, jax.tree.map(lambda leaf: leaf[0], together.params))
+
+
 def test_devices_share_the_members(digits):
     mesh = make_member_mesh(2)
-    members = MemberConfig(seed=np.arange(2))
+    members, make = MemberConfig(seed=np.arange(2)), population.named_recipe("sgd")
     states, _ = population.train_steps(
-        population.create(members, "sgd", None, PLAIN),
+        population.create(members, make, PLAIN),
         members,
         digits,
         population.epoch_orders(members, 0, M, batch_size=B),
         *(0, 0, 1),
+        make=make,
         mesh=mesh,
     )
     kernels = states.params["conv2"]["kernel"].addressable_shards
@@ -262,8 +316,10 @@ def test_what_predictions_need_at_a_time_does_not_grow_with_the_networks(digits)
     """Temporary memory of the compiled program."""
     options = {"xla_backend_optimization_level": 0}  # compiles faster
 
+    make = population.named_recipe("sgd")
+
     def temporary(number):
-        create = partial(population.create, MemberConfig(seed=np.arange(number)), "sgd")
+        create = partial(population.create, MemberConfig(seed=np.arange(number)), make)
         predict = jax.jit(lambda *args: population.predict(*args, batch_size=320, slice_size=2))
         lowered = predict.lower(jax.eval_shape(create).params, digits)
         return lowered.compile(options).memory_analysis().temp_size_in_bytes

@@ -26,3 +26,11 @@ def test_keys_are_those_that_every_run_so_far_was_made_with():
 def test_seeds_may_be_data(make):
     together = jax.vmap(make)(np.arange(3, dtype=np.uint32))
     assert data(together) == [data(make(seed)) for seed in range(3)]
+
+
+def test_an_integer_names_a_key_and_a_key_is_itself():
+    key = jax.random.key(3)
+    assert data(seeds.as_key(3)) == data(seeds.as_key(np.int32(3))) == data(key)
+    assert data(seeds.as_key(key)) == data(key)
+    raw = jax.random.PRNGKey(3)  # two integers
+    np.testing.assert_array_equal(seeds.as_key(raw), raw)

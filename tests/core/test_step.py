@@ -1,5 +1,8 @@
 """The whole chain against live PyTorch: logits, losses, gradients, 20 steps of each optimizer."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +206,54 @@ def test_a_batch_is_images_and_as_many_labels(images, labels, match, step):
     assert int(state.step) == 0  # nothing was consumed
 
 
+RAW = {"image": np.zeros((4, 32, 32, 1), np.uint8), "label": np.arange(4)}
+
+
+@pytest.mark.parametrize("step", [train_step, update, eval_step])
+def test_pixels_that_are_not_normalised_are_refused_with_what_to_do(step):
+    state = create_train_state(0, optax.sgd(0.1), PLAIN)
+    with pytest.raises(TypeError, match=r"must be floating point, got uint8: .*normalize\(images"):
+        step(state, RAW)
+    assert int(state.step) == 0
+
+
+@pytest.mark.parametrize("step", [train_step, update, eval_step])
+@pytest.mark.parametrize(
+    ("loss_fn", "name"),
+    [
+        (optax.softmax_cross_entropy_with_integer_labels, "softmax_cross_entropy_with_integer"),
+        (partial(losses.cross_entropy, reduction="none"), "cross_entropy"),
+        (partial(losses.cross_entropy, reduction="none", weight=np.ones(10)), "cross_entropy"),
+    ],
+    ids=["optax", "partial", "partial with an array"],
+)
+def test_a_loss_that_is_no_scalar_is_named_with_its_shape(step, loss_fn, name):
+    state = create_train_state(0, optax.sgd(0.1), PLAIN)
+    with pytest.raises(
+        ValueError, match=rf"^loss_fn {name}\w* returned shape \(4,\), not a scalar"
+    ):
+        step(state, batch_of(4), loss_fn)
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), jnp.int32(3)], ids=lambda seed: str(type(seed)))
+def test_an_integer_is_a_key(seed):
+    got = create_train_state(seed, optax.sgd(0.1)).params["conv1"]["kernel"]
+    wanted = create_train_state(jax.random.key(3), optax.sgd(0.1)).params["conv1"]["kernel"]
+    np.testing.assert_array_equal(got, wanted)
+
+
+class WithStatistics(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = nn.BatchNorm(use_running_average=False)(images)
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def test_a_model_with_state_is_refused_when_it_is_created():
+    with pytest.raises(ValueError, match=r"besides its parameters \(batch_stats\).*nn.GroupNorm"):
+        create_train_state(0, optax.sgd(0.1), WithStatistics())
+
+
 def test_two_states_of_the_same_parameters_share_no_memory():
     params = jax.tree.map(jnp.asarray, params_of(make_net(0)))
     for _ in range(2):
@@ -250,7 +301,7 @@ def test_a_state_can_be_replaced_in_part_and_prints_as_one_line():
     assert int(state.replace(step=state.step + 3).step) == 3
     assert repr(state).startswith("TrainState(step=0, params=61,706 numbers, opt_state=")
     assert "\n" not in repr(state)
-    with pytest.raises(TypeError, match="make_optimizer"):
+    with pytest.raises(TypeError, match=r"keep tx = make_optimizer\(...\) and call tx.init"):
         state.tx.init(state.params)
 
 
