@@ -1,4 +1,4 @@
-"""What is written is found, and as it is on white paper, whatever lies around it."""
+"""Characters are found as if they were on white paper, whatever lies around them."""
 
 import drawn_digits
 import numpy as np
@@ -15,7 +15,7 @@ DESK, PAPER, INK = np.array([92, 60, 34]), np.array([238, 236, 228]), np.array([
 
 
 def printed(digit: int, size: int = 180) -> np.ndarray:
-    """The share of ink [SIDE, SIDE]."""
+    """The share of ink in each pixel: [SIDE, SIDE]."""
     return 1 - drawn_digits.printed(digit, "DejaVuSans", size=size, side=SIDE) / 255
 
 
@@ -109,7 +109,7 @@ def test_several_are_found_from_left_to_right():
         assert each.doubts == ("is one of 4",)
 
 
-def test_several_are_one_if_they_are_not_to_be_told_apart():
+def test_several_characters_are_one_where_classes_are_words():
     (found,) = frame.find(row(4, 0), apart=False)
     assert (found.box.left < 200 < found.box.right, found.doubts) == (True, ())
 
@@ -166,7 +166,7 @@ def rectangle(box: Box) -> np.ndarray:
 DIGIT, CARD = rectangle(Box(30, 45, 72, 55)), rectangle(Box(20, 20, 80, 80))
 
 
-def test_a_sheet_with_its_shadow_is_no_ink_either():
+def test_a_sheet_with_its_shadow_is_not_ink():
     rows, columns = np.indices(CARD.shape)
     shadow = (rows >= 20) & (rows < 80) & (columns >= 80) & (columns < 80 + (rows - 20) / 4)
     digit = thing(DIGIT, -1)
@@ -175,7 +175,7 @@ def test_a_sheet_with_its_shadow_is_no_ink_either():
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_a_line_at_the_edge_of_a_card_is_no_stroke(apart):
+def test_a_line_at_the_edge_of_a_card_is_not_a_stroke(apart):
     digit, card = thing(DIGIT, 1), thing(CARD & ~DIGIT, -1)
     for top, expected in ((74, (30, 40, 76, 60)), (77, digit.box)):
         line = thing(rectangle(Box(top, 40, top + 2, 60)), 1)

@@ -108,7 +108,7 @@ def test_the_same_digit_in_any_form_is_the_same_input(form, tmp_path):
     assert likeness(centred(path), expected) > 0.985
 
 
-def test_a_bar_of_ink_on_nothing_is_no_card(tmp_path):
+def test_a_bar_of_ink_on_nothing_is_not_a_card(tmp_path):
     path = save(tmp_path / "bar.png", BAR, transparency=255)
     assert likeness(centred(path), frame.center(BAR.astype(np.float32))) > 0.985
 
@@ -163,7 +163,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_shows_no_digit_is_said_in_one_line(case, tmp_path):
+def test_a_file_without_a_digit_is_refused_in_one_line(case, tmp_path):
     content, words = BAD[case]
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ValueError, match=f"^{words}") as error:

@@ -1,4 +1,4 @@
-"""Things have an edge all round, in any colour and any light."""
+"""Things have an edge all round, in every colour and light."""
 
 import numpy as np
 import pytest
