@@ -30,7 +30,7 @@ import draw_pictures
 from _results import path, write_json, write_markdown
 from PIL import Image
 
-from lenet_jax.pictures.read import SUFFIXES
+from lenet_jax.pictures import frame, ink, read, things
 from lenet_jax.run import reading, trained
 
 TIMED = {  # side -> the kinds that are timed; MNIST's own images are of 28x28
@@ -54,12 +54,24 @@ for line in sys.stdin:
 """
 
 
+def thresholds() -> dict[str, dict[str, float]]:
+    """The numbers by which ink is found, by module: what is counted holds for these."""
+    return {
+        module.__name__.split(".")[-1]: {
+            name: value
+            for name, value in vars(module).items()
+            if name.isupper() and isinstance(value, int | float)
+        }
+        for module in (read, things, ink, frame)
+    }
+
+
 def count(folder: Path, runs: list[trained.TrainedRun]) -> dict[str, dict[str, list[int] | int]]:
     """Per kind: the number of pictures, and how many of them each run reads."""
     kinds: dict[str, dict] = collections.defaultdict(
         lambda: {"pictures": 0, "right": [0] * len(runs)}
     )
-    for file in sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES):
+    for file in sorted(file for file in folder.iterdir() if file.suffix in read.SUFFIXES):
         kind, end = file.stem.rsplit("-", 1)
         kinds[kind]["pictures"] += 1
         try:
@@ -150,7 +162,7 @@ def main() -> None:
     given = count(args.given, runs) if args.given else {}
     before = last["before"]
     found = {"seed": args.seed, "given": given, "made": made, "seconds": seconds, "before": before}
-    write_json("pictures", found)
+    write_json("pictures", found | {"thresholds": thresholds()})
     parts = [f"Read by the worst of {len(runs)} networks (MNIST, 5 or 10 epochs):"]
     parts += [f"Given:\n\n{table(given, before['given'])}\n\nMade:"] if given else []
     parts += [table(made, before["made"])]

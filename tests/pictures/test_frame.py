@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lenet_jax import data
 from lenet_jax.pictures import frame
+from lenet_jax.pictures.box import Box
 
 THREE = drawn_digits.printed(3, "DejaVuSans")
 
@@ -177,3 +178,29 @@ def test_a_character_of_few_pixels_on_a_tiny_picture_is_cut_out(paper, ink):
     assert found.box == (1, 3, 8, 4)
     assert found.image[8:24, 15:18].max() == 255
     assert found.image[:, :10].max() == 0
+
+
+def test_a_colour_picture_as_it_is_has_the_luminance_of_television():
+    """ITU-R BT.601: 0.299 red, 0.587 green, 0.114 blue."""
+    pixels = np.zeros((32, 32, 3), np.float32)
+    for channel in range(3):
+        pixels[8:24, 8 + 6 * channel : 12 + 6 * channel, channel] = 255
+    image = frame.fit(pixels)[..., 0]
+    assert image[16, [9, 15, 21]].tolist() == [76, 150, 29]
+    assert image[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fills"),
+    [(88, 90, False), (90, 90, True), (99, 70, False), (10, 99, False)],
+)
+def test_a_box_of_more_than_four_fifths_of_the_picture_fills_it(height, width, fills):
+    doubts = frame._doubts(Box(0, 0, height, width), False, 1, (100, 100))
+    assert doubts == (("fills the picture",) if fills else ())
+
+
+def test_doubts_are_of_pictures_larger_than_a_data_sets_images():
+    inside, picture = Box(2, 2, 9, 9), (33, 33)
+    assert frame._doubts(inside, False, 2, picture) == ("is one of 2",)
+    assert frame._doubts(inside, True, 1, picture) == ("touches the picture's border",)
+    assert frame._doubts(inside, True, 2, (32, 32)) == ()

@@ -193,3 +193,30 @@ def test_a_picture_of_any_mode_and_size_is_read_or_refused(mode, size, tmp_path)
     except ValueError as error:
         if str(error) != frame.EMPTY:
             raise
+
+
+def transparent(grey: np.ndarray, visible: np.ndarray, tmp_path) -> np.ndarray:
+    """The pixels of a picture whose other pixels are transparent."""
+    pixels = np.stack([grey, np.where(visible, 255, 0)], axis=-1).astype(np.uint8)
+    save(tmp_path / "picture.png", Image.fromarray(pixels, "LA"))
+    found = read.read(tmp_path / "picture.png").pixels
+    return found if found.ndim == 2 else found[..., 0]
+
+
+@pytest.mark.parametrize(("ink", "paper"), [(127, 255), (128, 0), (0, 255), (255, 0)])
+def test_ink_on_nothing_gets_the_paper_that_it_stands_out_from(ink, paper, tmp_path):
+    visible = np.zeros((40, 40), bool)
+    visible[10:30, 18:22] = visible[10:14, 10:30] = True  # a T does not fill its box
+    pixels = transparent(np.full((40, 40), ink), visible, tmp_path)
+    assert (pixels[0, 0], pixels[20, 20]) == (paper, ink)
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_only_what_fills_its_box_is_a_card_in_its_own_colour(card, tmp_path):
+    visible = np.zeros((60, 60), bool)
+    visible[10:50, 10:50] = True
+    if not card:
+        visible[18:50, 24:50] = False
+    grey = np.full((60, 60), 200)
+    grey[12:17, 20:45] = 20  # ink on a card, or a shade of thick ink
+    assert transparent(grey, visible, tmp_path)[0, 0] == (200 if card else 0)

@@ -107,3 +107,26 @@ def test_a_things_thickness_is_its_widest_strokes():
     bars[20:90, 40:50] = bars[60:64, 20:100] = 200
     thickest = max(things.find_things(bars), key=lambda thing: thing.contrast).thickness
     assert 8 <= thickest <= 14
+
+
+def test_a_border_has_each_pixel_at_the_edge_once():
+    numbers = np.arange(30).reshape(5, 6)
+    inner = {int(numbers[i, j]) for i in range(1, 4) for j in range(1, 5)}
+    assert sorted(things.border(numbers).tolist()) == sorted(set(range(30)) - inner)
+
+
+def test_paper_is_evenly_lit_if_border_and_most_of_the_inside_are():
+    planar = np.zeros((50, 50))
+    assert things._evenly_lit(planar)
+    dark_inside = planar.copy()
+    dark_inside[5:45, 5:45] = 100
+    assert not things._evenly_lit(dark_inside)
+    dark_border = planar.copy()
+    dark_border[:, :2] = 100
+    assert not things._evenly_lit(dark_border)
+
+
+def test_ink_that_is_a_little_darker_than_its_paper_is_found():
+    grey = np.full((100, 100), 200, np.float32)
+    grey[20:80, 45:55] = 188  # contrast 12; the least is 8
+    assert any(thing.sign == -1 and thing.closed > 0.8 for thing in things.find_things(grey))

@@ -235,6 +235,15 @@ def test_epochs_that_are_run_again_are_shown_once(torn, tmp_path):
     assert log.read_metrics(tmp_path) == [RECORDS[0], again, RECORDS[2]]
 
 
+def test_a_record_is_of_means_over_the_epochs_steps():
+    totals = {"loss": 11.0, "accuracy": 5.5, "seconds": 4.0}
+    record = log.epoch_record(66, 22, 64, totals, {"loss": 0.25, "accuracy": 0.75})
+    assert record == {
+        **{"epoch": 3, "step": 66, "train_loss": 0.5, "train_accuracy": 0.25},
+        **{"test_loss": 0.25, "test_accuracy": 0.75, "seconds": 4.0, "images_per_second": 352},
+    }
+
+
 # --- lines for a person ---
 
 
