@@ -193,7 +193,7 @@ def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:
 
 @partial(jit, functions=("make",), static_argnames="model")
 def create(members: MemberConfig, make: Make, model: nn.Module | None = None) -> TrainState:
-    """N initial states as one with leaves [N, ...]; its `tx` is None, since `make` gives each its own."""
+    """N initial states as one with leaves [N, ...], without `tx`: `make` gives each its own."""
 
     def one(member: MemberConfig) -> TrainState:
         tx = Recipe(*make(member)).tx
