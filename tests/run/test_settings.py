@@ -29,6 +29,9 @@ def test_the_defaults_are_valid():
         ("weight_decay", -0.1, "at least 0"),
         ("weight_decay", math.nan, "at least 0"),
         ("clip_norm", -0.1, "at least 0"),
+        ("label_smoothing", 1.0, "below 1"),
+        ("ema", 1.0, "below 1"),
+        ("ema", -0.1, "from 0"),
         ("batch_size", 0, "at least 1"),
         ("epochs", 0, "at least 1"),
         ("epochs", -1, "at least 1"),
@@ -48,6 +51,11 @@ def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
     with pytest.raises(ValueError, match=rf"^--momentum=0.9: {optimizer} has no momentum"):
         Settings(optimizer=optimizer, momentum=0.9)
     assert Settings(optimizer="rmsprop", momentum=0.9).momentum == 0.9
+
+
+def test_only_cross_entropy_is_smoothed():
+    with pytest.raises(ValueError, match=r"^--label_smoothing=0.1: only cross_entropy has it"):
+        Settings(loss="mse", label_smoothing=0.1)
 
 
 def test_nesterov_without_momentum_is_refused():
