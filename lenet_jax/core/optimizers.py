@@ -355,15 +355,12 @@ def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str
             raise ValueError(f"betas must be two numbers, got {betas!r}") from None
         settings["beta1"] = _number("betas[0]", beta1, below=1)
         settings["beta2"] = _number("betas[1]", beta2, below=1)
-    for name, value in settings.items():
-        settings[name] = _number(name, value)
+    settings = {name: _number(name, value) for name, value in settings.items()}
     if "ema" in settings:
         settings["ema"] = _number("ema", settings["ema"], below=1)
-    for part in ("momentum", "dampening", "weight_decay", "clip_norm", "ema"):
-        value = settings.get(part)
-        if isinstance(value, float) and value == 0:
-            del settings[part]
-    return settings
+    is_off = lambda name: isinstance(settings[name], float) and settings[name] == 0
+    parts = ("momentum", "dampening", "weight_decay", "clip_norm", "ema")
+    return {name: settings[name] for name in settings if name not in parts or not is_off(name)}
 
 
 def _number(name: str, value: Any, below: float = math.inf) -> ArrayLike:

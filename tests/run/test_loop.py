@@ -17,6 +17,7 @@ import pytest
 
 from lenet_jax import cli, data
 from lenet_jax.core import losses
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import averaged_params, make_schedule
 from lenet_jax.core.step import TrainState
 from lenet_jax.run import checkpoint, folder, log, loop, trained
@@ -460,3 +461,11 @@ def test_the_metrics_are_at_most_one_epoch_ahead_of_the_checkpoints(tmp_path, mo
     with pytest.raises(OSError, match=r"; there is no checkpoint before it"):
         fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None))
     assert [record["epoch"] for record in log.read_metrics(tmp_path)] == [1]
+
+
+def test_the_norm_that_gradients_are_clipped_to_reaches_the_optimizer():
+    settings = Settings(clip_norm=0.25, learning_rate=0.1)
+    state = loop.create_state(settings, LeNet(), total_steps=10)
+    assert float(state.opt_state.hyperparams["clip_norm"]) == 0.25
+    state = loop.create_state(Settings(learning_rate=0.1), LeNet(), total_steps=10)
+    assert "clip_norm" not in state.opt_state.hyperparams

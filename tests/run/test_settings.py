@@ -28,6 +28,7 @@ def test_the_defaults_are_valid():
         ("momentum", -0.1, "below 1"),
         ("weight_decay", -0.1, "at least 0"),
         ("weight_decay", math.nan, "at least 0"),
+        ("clip_norm", -0.1, "at least 0"),
         ("label_smoothing", 1.0, "below 1"),
         ("ema", 1.0, "below 1"),
         ("ema", -0.1, "from 0"),
@@ -70,3 +71,8 @@ def test_settings_agree_with_themselves_after_a_trip_through_json():
 def test_a_setting_that_affects_results_is_named_with_both_values():
     other = {"seed": 1, "learning_rate": 0.1, "workdir": "elsewhere", "unheard_of": 1}
     assert diff_settings(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}
+
+
+def test_clipping_affects_results_and_a_run_that_predates_it_did_not_clip():
+    assert diff_settings(Settings(clip_norm=1.0), {}) == {"clip_norm": (1.0, 0.0)}
+    assert diff_settings(Settings(), {}) == {}
