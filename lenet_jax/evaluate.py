@@ -3,11 +3,13 @@
     python -m lenet_jax.evaluate --workdir=runs/mine
     python -m lenet_jax.evaluate --workdir=runs/mine --dataset=kmnist --data_dir=path/to/idx/files
     python -m lenet_jax.evaluate --init_from=net.pt --dataset=mnist
+    python -m lenet_jax.evaluate --workdir=runs/a --workdir=runs/b
 
 The test images belong to the run's own data set unless --dataset names another one. Their pixels
 are normalised as in training. The command prints a table and writes the same numbers to --output:
 by default evaluation.json in the run's folder, or evaluation-<data set>.json for other images than
-the run's own. For a file of parameters it writes nothing by default.
+the run's own. For a file of parameters it writes nothing by default. Of several runs it measures
+the ensemble too, whose probabilities are the mean of theirs, and writes nothing by default.
 """
 
 import dataclasses
@@ -15,10 +17,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from lenet_jax import cli, data
+from lenet_jax.core import population
 from lenet_jax.files import atomic_write, expand_user
 from lenet_jax.run import trained
 from lenet_jax.run.measure import load_data, measure_run, predict_logits, summary_line
+from lenet_jax.run.trained import TrainedRun
 
 MAX_COLUMNS, MAX_MISTAKES = 100, 20  # of a table on a screen
 
@@ -27,6 +33,9 @@ MAX_COLUMNS, MAX_MISTAKES = 100, 20  # of a table on a screen
 class EvaluateSettings(trained.NetworkSettings):
     """The flags of `python -m lenet_jax.evaluate`."""
 
+    workdir: tuple[str, ...] = cli.setting(
+        (), "folder of a run, as written by lenet_jax.train; several are an ensemble"
+    )
     dataset: str | None = cli.setting(
         None,
         "data set whose test split is used (default: the one the run trained on, else mnist)",
@@ -89,28 +98,51 @@ def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
     ]
 
 
+def evaluate_ensemble(runs: Sequence[TrainedRun], dataset: data.Dataset) -> dict[str, Any]:
+    """{"members", "ensemble"}: results of `measure_run`, whose probabilities the ensemble averages.
+
+    Raises:
+      ValueError: the runs do not have the same classes.
+    """
+    if len({run.classes for run in runs}) > 1:
+        raise ValueError("--workdir: the runs of an ensemble must have the same classes")
+    logits = [predict_logits(run, dataset.test.images) for run in runs]
+    members = [measure_run(run, dataset, own) for run, own in zip(runs, logits, strict=True)]
+    together = measure_run(runs[0], dataset, population.ensemble(jnp.stack(logits)))
+    return {"members": members, "ensemble": together}
+
+
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(EvaluateSettings, argv, __doc__)
     cli.start_jax()
     try:
-        run = trained.load_network(settings)
-        dataset = load_data(run, settings.dataset, settings.data_dir)
+        paths = settings.workdir or (None,)
+        runs = [trained.load_network(dataclasses.replace(settings, workdir=path)) for path in paths]
+        dataset = load_data(runs[0], settings.dataset, settings.data_dir)
         file = settings.output and expand_user(settings.output, "--output")
+        if len(runs) > 1:
+            result = evaluate_ensemble(runs, dataset)
+            for run, each in zip(runs, result["members"], strict=True):
+                print(f"run        {run.path}, step {run.step:,}: {summary_line(each)}")
+            shown = result["ensemble"]
+        else:
+            run = runs[0]
+            print(f"run        {run.path}" + ("" if run.step is None else f", step {run.step:,}"))
+            result = shown = measure_run(run, dataset, predict_logits(run, dataset.test.images))
+            own = dataset.name == run.config["data"]["name"] and not result["note"]
+            if not file and run.step is not None:
+                file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
     except ValueError as error:
         cli.fail(error)
-    print(f"run        {run.path}" + ("" if run.step is None else f", step {run.step:,}"))
-    result = measure_run(run, dataset, predict_logits(run, dataset.test.images))
-    print(f"{format_table(result)}\n")
-    own = dataset.name == run.config["data"]["name"] and not result["note"]
-    if not file and run.step is not None:
-        file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
+    print(f"{format_table(shown)}\n")
     try:
         if file:
             atomic_write(file, json.dumps(result, indent=2) + "\n")
     except OSError as error:
-        print(summary_line(result))
-        cli.fail(f"{error}; --output names another file", 1)
-    print(summary_line(result) + (f"; written to {file}" if file else ""))
+        print(summary_line(shown))
+        cli.fail(f"{error}; name another file with --output", 1)
+    head = f"{len(runs)} networks together: " if len(runs) > 1 else ""
+    print(head + summary_line(shown) + (f"; written to {file}" if file else ""))
 
 
 def _percent(share: float | None) -> str:

@@ -3,100 +3,111 @@
     python -m lenet_jax.predict --workdir=runs/mnist three.png photographs/
 
 A picture may be of any size, in grey or colour, light on dark or dark on light, on paper that is
-unevenly lit, ruled, framed, or lies on a desk. What is written on it is found, scaled and centred
-as the characters of the run's data set were; --nocenter takes the entire picture as it is instead.
-A network of colour images gets the picture's middle square. Of a folder, all pictures are read.
+unevenly lit, ruled, framed, or lies on a desk. The command finds the characters, then scales and
+centres them as in the run's data set; --nocenter takes the entire picture instead. A network for
+colour images gets the picture's middle square. All pictures in a folder are read, all pages of a
+TIFF file, and the first frame of an animation that is not empty.
 
-Prints one line per picture, in the order given: the file, the predicted class, the runner-up, and
-their probabilities; of several characters, all of them from left to right. A line on stderr says
-where it is unsure what was meant, and --output=DIR writes what the network saw. A picture that
-cannot be read gets a line on stderr; the others are answered, and the exit code is 1.
+It prints one line per picture as soon as it has read it: the file, the predicted class, the
+runner-up, and their probabilities; if there are several characters, all of them from left to right.
+A line on stderr tells when it is unsure what was meant, and --output=DIR writes the network's
+inputs. A picture that cannot be read gets a line on stderr, and the exit code is 1.
 """
 
 import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from lenet_jax import cli
-from lenet_jax.data import picture
 from lenet_jax.files import expand_user
+from lenet_jax.pictures.read import SUFFIXES, find_files
 from lenet_jax.run import reading, trained
+
+PATIENCE_S = 2  # a progress bar appears after this time
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictSettings(trained.NetworkSettings):
-    """The flags of `python -m lenet_jax.predict`.
-
-    Raises:
-      ValueError: no picture is named.
-    """
+    """The flags of `python -m lenet_jax.predict`."""
 
     pictures: tuple[str, ...] = cli.setting(
-        (), f"files or folders ({' '.join(picture.SUFFIXES)})", positional=True
+        (),
+        f"files or folders ({' '.join(SUFFIXES)})",
+        missing="no picture is given; name files or folders after the flags",
+        positional=True,
     )
     center: bool = cli.setting(True, "find the character, scale and centre it")
     json: bool = cli.setting(
         False,
-        "print one JSON object per line instead: file, and box, prediction, class, ... or error",
+        "print one JSON object per line instead: file, page, and box, prediction, class, ... or "
+        "error",
     )
-    output: str | None = cli.setting(None, "folder for PNG files of what the network saw")
-
-    def __post_init__(self) -> None:
-        if not self.pictures:
-            raise ValueError("no picture is given; name files or folders after the flags")
-        super().__post_init__()
+    output: str | None = cli.setting(None, "folder for PNG files of the network's inputs")
 
 
-def format_line(answers: Sequence[dict[str, Any]]) -> str:
-    """All `prediction`s of a picture for a person."""
-    first, file = answers[0], _printable(answers[0]["file"])
+def format_line(answers: Sequence[dict[str, Any]], name: str) -> str:
+    """All `prediction`s on a picture of this name, for a person."""
     if len(answers) > 1:
         kind = "digits" if all(each["class"].isdigit() for each in answers) else "characters"
-        return f"{file}: {len(answers)} {kind}: {' '.join(each['class'] for each in answers)}"
+        return f"{name}: {len(answers)} {kind}: {' '.join(each['class'] for each in answers)}"
+    first = answers[0]
     return (
-        f"{file}: {first['class']} ({first['probability']:.1%}), "
+        f"{name}: {first['class']} ({first['probability']:.1%}), "
         f"else {first['runner_up_class']} ({first['runner_up_probability']:.1%})"
     )
 
 
 def main(argv: Sequence[str]) -> None:
-    settings = cli.parse(PredictSettings, argv, __doc__)
+    settings, answered = cli.parse(PredictSettings, argv, __doc__), 0
     cli.start_jax()
-    try:  # stdout is for predictions only, which a script may read
-        run = trained.load_network(settings, lambda line: print(line, file=sys.stderr))
-        pictures = reading.read(run, settings.pictures, settings.center)
-        if settings.output:
-            for number, (path, found, _) in enumerate(pictures, 1):
-                reading.write_images(expand_user(settings.output, "--output"), found, path, number)
+    note = lambda line: print(line, file=sys.stderr, flush=True)  # stdout is for answers only
+    try:
+        run = trained.load_network(settings, note)
+        output = settings.output and expand_user(settings.output, "--output")
+        files, failed = list(find_files(settings.pictures)), False
+        with tqdm(files, unit="picture", leave=False, disable=None, delay=PATIENCE_S) as bar:
+            for number, (path, error) in enumerate(bar, 1):
+                pages = reading.read(run, path, settings.center)
+                for page in pages if error is None else [reading.failed(str(path), path, 1, error)]:
+                    if output:
+                        reading.write_images(output, page, number)
+                    failed |= "error" in page.answers[0]
+                    _print(page, settings.json, note)
+                answered = number
     except ValueError as error:
         cli.fail(error)
     except OSError as error:
-        cli.fail(f"{error}; --output names another folder", 1)
+        cli.fail(f"{error}; name another folder with --output" if output else error, 1)
     except KeyboardInterrupt:
-        cli.fail("stopped by Ctrl-C; nothing is answered", 128 + signal.SIGINT)
-    for path, found, answers in pictures:
-        error = answers[0].get("error")
-        if error:
-            print(f"error: {_printable(path)}: {error}", file=sys.stderr)
-        doubts = dict.fromkeys(doubt for each in found for doubt in each.doubts)
-        if doubts:
-            print(f"unsure: {_printable(path)}: what is read {', '.join(doubts)}", file=sys.stderr)
-        lines = (
-            map(json.dumps, answers) if settings.json else [] if error else [format_line(answers)]
-        )
-        for line in lines:  # flushed, so that both streams keep their order
-            print(line, flush=True)
-    if any("error" in answers[0] for _, _, answers in pictures):
+        cli.fail(f"stopped by Ctrl-C after {answered} pictures", 128 + signal.SIGINT)
+    if failed:
         raise SystemExit(1)
 
 
-def _printable(path: Path | str) -> str:
+def _print(page: reading.Reading, as_json: bool, note: Callable[[str], None]) -> None:
+    """Prints the answers of a page, and what is wrong with it or doubtful, in this order."""
+    name = _printable(page.name)
+    error = page.answers[0].get("error")
+    if error:
+        note(f"error: {name}: {error}")
+    if page.note:
+        note(f"note: {name}: {page.note}")
+    if doubts := dict.fromkeys(doubt for each in page.found for doubt in each.doubts):
+        note(f"unsure: {name}: what is read {', '.join(doubts)}")
+    if as_json:
+        cli.print_line("\n".join(map(json.dumps, page.answers)))
+    elif not error:
+        cli.print_line(format_line(page.answers, name))
+
+
+def _printable(text: str) -> str:
     """A file's name on one line, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,26 @@ def test_a_flagfile_is_read(tmp_path):
     assert cli.parse(Few, ["prog", f"--flagfile={path}"], "doc") == Few(name="b", count=7)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("utf-16", "is not a text file in UTF-8"),
+        ("latin-1", "is not a text file in UTF-8"),
+        ("utf-8-sig", "byte-order mark"),
+    ],
+)
+def test_a_flagfile_in_another_encoding_is_one_line(encoding, words, tmp_path, capsys):
+    path = tmp_path / "flags"
+    path.write_text("--name=b\n# é\n", encoding)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.parse(Few, ["prog", f"--flagfile={path}"], "doc")
+    assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert (str(path) in err) == (encoding != "utf-8-sig")
+
+
 @dataclasses.dataclass(frozen=True)
 class Several:
     files: tuple[str, ...] = cli.setting((), "what to read", positional=True)

@@ -10,9 +10,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from lenet_jax import LeNet, data, evaluate
-from lenet_jax.run import trained
+from lenet_jax.run import loop, trained
+from lenet_jax.run.measure import predict_logits
+from lenet_jax.run.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +177,41 @@ def test_a_result_that_cannot_be_written_is_code_1_after_the_table(tiny_run, tmp
     assert "--output" in said.err
     assert "predicted" in said.out
     assert said.out.splitlines()[-1].startswith("accuracy ")
+
+
+def test_several_runs_are_measured_alone_and_together(tiny_run, tmp_path, capsys):
+    other, file = tmp_path / "other", tmp_path / "together.json"
+    other.mkdir()
+    digits = data.load("digits")
+    settings = Settings(dataset="digits", epochs=2, learning_rate=3e-3, seed=1)
+    loop.fit(loop.resolve(settings, digits), digits, other, lambda line: None)
+    flags = [f"--workdir={tiny_run}", f"--workdir={other}", f"--output={file}"]
+    evaluate.main(["evaluate", *flags])
+    out = capsys.readouterr().out.splitlines()
+    runs = [trained.load(path) for path in (tiny_run, other)]
+    probs = [
+        scipy.special.softmax(np.float64(predict_logits(run, digits.test.images)), axis=1)
+        for run in runs
+    ]
+    together = np.mean(probs, axis=0)
+    accuracies = [np.mean(each.argmax(1) == digits.test.labels) for each in (*probs, together)]
+    assert [line.split(": accuracy ")[1].split("%")[0] for line in (*out[:2], out[-1])] == [
+        f"{100 * accuracy:.2f}" for accuracy in accuracies
+    ]
+    assert out[-1].startswith("2 networks together: ")
+    written = json.loads(file.read_text())
+    assert written["ensemble"]["accuracy"] == pytest.approx(accuracies[-1])
+    likelihood = -np.mean(np.log(together[np.arange(360), digits.test.labels]))
+    assert written["ensemble"]["loss"] == pytest.approx(likelihood, rel=1e-4)
+    assert [each["accuracy"] for each in written["members"]] == pytest.approx(accuracies[:2])
+
+
+def test_runs_of_other_classes_are_no_ensemble(tiny_run, capsys, monkeypatch):
+    run = trained.load(tiny_run)
+    config = run.config | {"data": run.config["data"] | {"classes": [*"abcdefghij"]}}
+    runs = iter([run, dataclasses.replace(run, config=config)])
+    monkeypatch.setattr(trained, "load_network", lambda settings: next(runs))
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["evaluate", f"--workdir={tiny_run}", f"--workdir={tiny_run}"])
+    assert stop.value.code == 2
+    assert "must have the same classes" in capsys.readouterr().err

@@ -13,7 +13,8 @@ BELOW = {
     "data": {"core", "files"},
     "interop": {"core", "data", "files"},
     "viz": {"core", "files"},
-    "run": {"core", "data", "interop", "cli", "files"},
+    "pictures": set(),
+    "run": {"core", "data", "interop", "pictures", "cli", "files"},
 }
 # For lenet_jax.core, beside the standard library's tools for writing functions.
 FOR_CORE = {"flax", "jax", "numpy", "optax", "lenet_jax"} | {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data, predict
-from lenet_jax.data import picture
+from lenet_jax.pictures import read as pictures
 from lenet_jax.run import reading, trained
 from lenet_jax.run.measure import predict_logits
 
@@ -118,16 +118,102 @@ def test_output_has_what_the_network_saw(tiny_run, tmp_path, capsys):
     np.testing.assert_array_equal(seen, reading.prepare(one, trained.load(tiny_run))[..., 0])
     out, err, code = ask(capsys, f"--workdir={tiny_run}", f"--output={one}/seen", one)
     assert (out, len(err), code) == ([], 1, 1)
-    assert err[0].endswith("--output names another folder")
+    assert err[0].endswith("; name another folder with --output")
 
 
-def test_ctrl_c_is_one_line_and_130(tiny_run, folder, capsys, monkeypatch):
+def test_ctrl_c_leaves_what_is_answered_and_is_one_line_and_130(
+    tiny_run, folder, capsys, monkeypatch
+):
+    read_pages = pictures.read_pages
+
     def interrupt(path):
-        raise KeyboardInterrupt
+        if path.name == "3.PNG":
+            raise KeyboardInterrupt
+        return read_pages(path)
 
-    monkeypatch.setattr(picture, "read", interrupt)
+    monkeypatch.setattr(pictures, "read_pages", interrupt)
     out, err, code = ask(capsys, f"--workdir={tiny_run}", folder)
-    assert (out, len(err), code) == ([], 1, 130)
+    assert [line.split(": ")[0] for line in out] == [str(folder / f"{i}.PNG") for i in range(3)]
+    assert (err, code) == (["error: stopped by Ctrl-C after 3 pictures"], 130)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_answer_is_printed_before_the_next_picture_is_read(
+    flags, tiny_run, folder, capsys, monkeypatch
+):
+    """Also where stdout is a file: each line is written at once."""
+    printed, read_pages = [], pictures.read_pages
+
+    def look(path):
+        printed.append(len(capsys.readouterr().out.splitlines()))
+        return read_pages(path)
+
+    monkeypatch.setattr(pictures, "read_pages", look)
+    ask(capsys, f"--workdir={tiny_run}", *flags, folder)
+    assert printed == [0] + 9 * [1]
+
+
+def test_each_page_of_a_tiff_is_answered(tiny_run, folder, tmp_path, capsys):
+    pages = [Image.open(folder / f"{digit}.PNG") for digit in (4, 0, 7)]
+    blank = Image.new("L", (32, 32), 0)
+    file = tmp_path / "scan.tif"
+    pages[0].save(file, save_all=True, append_images=[pages[1], blank, pages[2]])
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", f"--output={tmp_path / 'seen'}", file)
+    assert [line.split(": ")[0] for line in out] == [f"{file}, page {i}" for i in (1, 2, 4)]
+    assert err == [f"error: {file}, page 3: is empty: nothing stands out from the background"]
+    assert code == 1
+    names = sorted(seen.name for seen in (tmp_path / "seen").iterdir())
+    assert names == ["001-scan-page2.png", "001-scan-page4.png", "001-scan.png"]
+    as_json, _, _ = ask(capsys, f"--workdir={tiny_run}", "--json", file)
+    answers = [json.loads(line) for line in as_json]
+    assert [answer["page"] for answer in answers] == [1, 2, 3, 4]
+    alone, _, _ = ask(capsys, f"--workdir={tiny_run}", folder / "0.PNG")
+    assert out[1].split(": ")[1] == alone[0].split(": ")[1]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_of_an_animation_the_first_frame_with_ink_is_answered(
+    suffix, tiny_run, folder, tmp_path, capsys
+):
+    digit = Image.open(folder / "7.PNG").resize((96, 96)).convert("RGB")
+    frames = [Image.new("RGB", (96, 96)), digit, Image.open(folder / "4.PNG").resize((96, 96))]
+    file = tmp_path / f"film{suffix}"
+    frames[0].save(file, save_all=True, append_images=[each.convert("RGB") for each in frames[1:]])
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", file)
+    digit.save(tmp_path / "alone.png")
+    alone, _, _ = ask(capsys, f"--workdir={tiny_run}", tmp_path / "alone.png")
+    assert out[0].split(": ")[1].split()[0] == alone[0].split(": ")[1].split()[0]
+    assert err[0] == f"note: {file}: frame 2 of 3 is the first with ink"
+    assert (len(out), code) == (1, 0)
+
+
+def test_an_animation_without_ink_is_one_line(tiny_run, tmp_path, capsys):
+    file = tmp_path / "blank.gif"
+    blank = [Image.new("L", (40, 40), 7), Image.new("L", (40, 40), 9)]
+    blank[0].save(file, save_all=True, append_images=blank[1:])
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", file)
+    assert (out, len(err), code) == ([], 1, 1)
+    assert err[0].startswith(f"error: {file}: is empty")
+
+
+def test_a_tiff_that_is_cut_off_is_answered_as_far_as_it_goes(tiny_run, folder, tmp_path, capsys):
+    file = tmp_path / "scan.tif"
+    pages = [Image.open(folder / f"{digit}.PNG") for digit in (4, 0)]
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    os.truncate(file, file.stat().st_size - 200)
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", file, folder / "7.PNG")
+    assert [line.split(": ")[0] for line in out][-1] == str(folder / "7.PNG")
+    assert (len(err), code) == (1, 1)
+
+
+def test_whatever_is_raised_for_a_picture_is_its_line(tiny_run, folder, capsys, monkeypatch):
+    def fail(*args):
+        raise IndexError("of the finder")
+
+    monkeypatch.setattr(reading.frame, "find", fail)
+    out, err, code = ask(capsys, f"--workdir={tiny_run}", folder / "1.PNG", folder / "2.PNG")
+    assert (out, code) == ([], 1)
+    assert err == [f"error: {folder / f'{i}.PNG'}: of the finder" for i in (1, 2)]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

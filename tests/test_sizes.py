@@ -150,7 +150,7 @@ def test_there_is_nothing_to_draw_for_a_network_of_colour_images(colour_run, cap
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --format=html: step 20 of ")
-    assert line.endswith("takes images of 3 channels: there is nothing to draw")
+    assert line.endswith("takes images of 3 channels, and a drawing has one")
 
 
 def test_a_file_of_letters_starts_letters_and_nothing_else(letters_run, tmp_path, capsys):
@@ -179,14 +179,14 @@ def test_a_file_is_of_the_data_set_that_has_its_channels(colour_run, tmp_path):
     network = lambda **flags: trained.load_network(
         trained.NetworkSettings(init_from=str(file), **flags), lines.append
     )
-    with pytest.raises(ValueError, match=r"is of 10 classes and 3 channels, .* --dataset says"):
+    with pytest.raises(ValueError, match=r"has 10 classes and 3 channels, .* with --dataset"):
         network()
     assert network(dataset="cifar10").normalization == run.normalization
     assert network(dataset="cifar10").classes == tuple("0123456789")
-    assert "they are called by their numbers" in lines[-1]
+    assert lines[-1].endswith("the 10 classes of its network: their numbers are used as names")
     given = network(dataset="cifar10", mean="0.5", std="0.25")
     assert given.normalization == {"mean": 0.5, "std": 0.25}
-    with pytest.raises(ValueError, match=r"for which mean \(0.1, 0.2\) and std .* too many"):
+    with pytest.raises(ValueError, match=r"which mean \(0.1, 0.2\) and std .* do not fit"):
         network(dataset="cifar10", mean="0.1,0.2", std="1,1")
 
 
@@ -202,7 +202,7 @@ def test_images_of_more_channels_or_classes_are_not_measured(
         measure(colour_run)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has 10 classes and 1 channel, and the network, step 20 of" in line
+    assert "has 10 classes and 1 channel, and the network of step 20 of" in line
     more = dataclasses.replace(data.load("digits"), classes=tuple(map(str, range(27))))
     monkeypatch.setattr(data, "load", lambda *args: more)
     with pytest.raises(ValueError, match="has 27 classes and 1 channel, and the network"):

@@ -39,6 +39,7 @@ def test_the_table_has_the_accuracies_the_best_and_what_diverged():
         ("--learning_rates=0.1,x", "--learning_rates=0.1,x: must be numbers above 0"),
         ("--learning_rates=-1", "--learning_rates=-1: must be numbers above 0"),
         ("--seeds=0", "--seeds=0: must be from 1 to 10000"),
+        ("--seeds=99999999999", "--seeds=99999999999: must be from 1 to 10000"),
         ("--augment=-1", "--augment=-1.0: must be"),
     ],
 )

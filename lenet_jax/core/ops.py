@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 
 # For `jax.jit(whole_step, compiler_options=...)`, outermost jit only: vectors as wide as AVX-512's,
 # and Eigen's matrix products, because YNNPACK's have given wrong results (jax-ml/jax#39103).
@@ -72,12 +73,20 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     Arguments, values, gradients and errors are those of `conv_relu_pool_plain`. The gradient of a
     tie goes to the first maximum in row-major order, as in PyTorch. bfloat16 is computed in float32
     and rounded once. Forward mode works on gradients only: `jax.jvp(f, ...)` raises a TypeError,
-    while `jax.jvp(jax.grad(f), ...)` and `jax.hessian(f)` work.
+    while `jax.jvp(jax.grad(f), ...)` and `jax.hessian(f)` work. A mesh of any axis type may shard
+    the images over the batch; kernel and bias are replicated.
 
     >>> conv_relu_pool(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), jnp.zeros(1))
     Array([[[[9.]]]], dtype=float32)
     """
     _check(x, kernel, bias)
+    if (batch_axes := jax.typeof(x).sharding.spec[0]) is not None:  # of a mesh with explicit axes
+        part, whole = PartitionSpec(batch_axes), PartitionSpec()
+        sharding = {"mesh": jax.typeof(x).sharding.mesh, "check_vma": False}
+        sharded = jax.shard_map(
+            conv_relu_pool, in_specs=(part, whole, whole), out_specs=part, **sharding
+        )
+        return sharded(x, kernel, bias)
     B, H, W, C = x.shape
     k = kernel.shape[0]
     if k * k * C > MAX_TERMS or 2 * (W - k + 1) > MAX_TERMS or B == 0:

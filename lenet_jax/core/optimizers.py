@@ -55,6 +55,7 @@ def make_optimizer(
     *,
     schedule: Schedule | None = None,
     clip_norm: ArrayLike = 0.0,
+    ema: ArrayLike = 0.0,
     **settings: Any,
 ) -> optax.GradientTransformation:
     """An optimizer of torch.optim as an optax transformation.
@@ -68,6 +69,8 @@ def make_optimizer(
         same function object does not compile again.
       clip_norm: gradients whose norm over all parameters is larger are first scaled down to it, as
         by `torch.nn.utils.clip_grad_norm_`; 0 does not clip.
+      ema: decay of an exponential average of the parameters, which `averaged_params` returns, as
+        `torch.optim.swa_utils.AveragedModel` keeps it; 0 keeps none.
       **settings: see SETTINGS[name], with torch's names and defaults.
 
     Returns:
@@ -98,7 +101,7 @@ def make_optimizer(
         learning_rate = DEFAULT_LEARNING_RATE[name]
     for setting in settings:
         _require_one_of(f"setting of {name}", setting, tuple(SETTINGS[name]))
-    settings = SETTINGS[name] | settings | {"clip_norm": clip_norm}
+    settings = SETTINGS[name] | settings | {"clip_norm": clip_norm, "ema": ema}
     centered = settings.pop("centered", False)
     if not isinstance(centered, bool):
         raise ValueError(f"centered must be True or False, got {centered!r}")
@@ -226,11 +229,12 @@ def _template(
         "rmsprop": partial(_rmsprop, centered),
     }
 
-    def build(learning_rate, clip_norm=None, **numbers):
+    def build(learning_rate, clip_norm=None, ema=None, **numbers):
         scale = _optional(optax.scale_by_schedule, schedule)
         descend = optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
         clip = () if clip_norm is None else (_clip(clip_norm),)
-        return optax.chain(*clip, *rules[name](**numbers), descend)
+        average = () if ema is None else (_average(ema),)
+        return optax.chain(*clip, *rules[name](**numbers), descend, *average)
 
     names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in hyperparams]
     build.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
@@ -286,6 +290,38 @@ def _clip(max_norm: ArrayLike) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
+class _AverageState(NamedTuple):
+    is_empty: jax.Array  # [] bool
+    average: optax.Params
+
+
+def _average(decay: ArrayLike) -> optax.GradientTransformation:
+    """Averages the parameters after each update, from the first one on; it changes no update."""
+
+    def init(params):
+        return _AverageState(jnp.array(True), optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        share = jnp.where(state.is_empty, 1.0, 1 - decay)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, params)
+        return updates, _AverageState(jnp.array(False), average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged_params(opt_state: optax.OptState) -> Any:
+    """The average that `make_optimizer(ema=...)` keeps in its state, after at least one update.
+
+    Raises:
+      ValueError: the optimizer keeps no average.
+    """
+    average = optax.tree.get(opt_state, "average")
+    if average is None:
+        raise ValueError("the optimizer keeps no average: it needs make_optimizer(..., ema=...)")
+    return average
+
+
 class _DampenedTraceState(NamedTuple):
     is_empty: jax.Array  # [] bool
     trace: optax.Updates
@@ -319,13 +355,12 @@ def _hyperparams(learning_rate: ArrayLike, settings: dict[str, Any]) -> dict[str
             raise ValueError(f"betas must be two numbers, got {betas!r}") from None
         settings["beta1"] = _number("betas[0]", beta1, below=1)
         settings["beta2"] = _number("betas[1]", beta2, below=1)
-    for name, value in settings.items():
-        settings[name] = _number(name, value)
-    for part in ("momentum", "dampening", "weight_decay", "clip_norm"):
-        value = settings.get(part)
-        if isinstance(value, float) and value == 0:
-            del settings[part]
-    return settings
+    settings = {name: _number(name, value) for name, value in settings.items()}
+    if "ema" in settings:
+        settings["ema"] = _number("ema", settings["ema"], below=1)
+    is_off = lambda name: isinstance(settings[name], float) and settings[name] == 0
+    parts = ("momentum", "dampening", "weight_decay", "clip_norm", "ema")
+    return {name: settings[name] for name in settings if name not in parts or not is_off(name)}
 
 
 def _number(name: str, value: Any, below: float = math.inf) -> ArrayLike:

@@ -152,10 +152,7 @@ def named_recipe(
 
 
 def num_members(members: MemberConfig) -> int:
-    """N, after validation.
-
-    Raises:
-      ValueError: `seed` is not an array [N], or another field has another length.
+    """N, or a ValueError if `seed` is not [N] or another field has another length.
 
     >>> num_members(MemberConfig(seed=[0, 1, 2], learning_rate=0.1))
     3
@@ -196,7 +193,7 @@ def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:
 
 @partial(jit, functions=("make",), static_argnames="model")
 def create(members: MemberConfig, make: Make, model: nn.Module | None = None) -> TrainState:
-    """N initial states as one with leaves [N, ...] and no `tx`, which `make` gives each anew."""
+    """N initial states as one with leaves [N, ...], without `tx`: `make` gives each its own."""
 
     def one(member: MemberConfig) -> TrainState:
         tx = Recipe(*make(member)).tx

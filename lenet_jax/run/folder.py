@@ -113,9 +113,10 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
             _lock(file)
         except BlockingIOError as error:
             file.seek(0)
+            process = file.read().decode().strip()
             raise ValueError(
-                f"--workdir={path}: a run is at work there (process {file.read().decode().strip()}); "
-                "wait for its end or use another --workdir"
+                f"--workdir={path}: a run is at work there (process {process}); wait for its end "
+                "or use another --workdir"
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:

@@ -18,7 +18,12 @@ from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import augment_config
 from lenet_jax.core.epoch import epoch_order, evaluate, train_steps
 from lenet_jax.core.model import LeNet
-from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, make_optimizer, make_schedule
+from lenet_jax.core.optimizers import (
+    DEFAULT_LEARNING_RATE,
+    averaged_params,
+    make_optimizer,
+    make_schedule,
+)
 from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 from lenet_jax.core.step import LossFn, TrainState, create_train_state
 from lenet_jax.data import registry
@@ -82,6 +87,7 @@ def create_state(settings: Settings, model: LeNet, total_steps: int) -> TrainSta
         settings.learning_rate,
         schedule=make_schedule(settings.schedule, total_steps) if varies else None,
         clip_norm=settings.clip_norm,
+        ema=settings.ema,
         **{name: value for name, value in chosen.items() if value is not None},
     )
     return create_train_state(seeds.init_key(settings.seed), tx, model)
@@ -92,7 +98,7 @@ def steps_per_epoch(settings: Settings, dataset: data.Dataset) -> int:
 
 
 def checkpoint_tree(state: TrainState) -> dict[str, Any]:
-    """The parts of a state that a checkpoint holds."""
+    """The parts of a state from which a run continues."""
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
 
@@ -187,8 +193,7 @@ def fit(
         log(f"the run in {path} is already complete: {result_line(read_metrics(path))}")
         return state
     started, checkpoints = time.perf_counter(), path / folder.CHECKPOINTS
-    step_kwargs = _step_kwargs(settings)
-    loss_fn = step_kwargs["loss_fn"]
+    step_kwargs, loss_fn = _step_kwargs(settings), losses.CLASSIFICATION[settings.loss]
     train, state = replicate(step_kwargs["mesh"], (dataset.train, state))
     finite = partial(require_finite, settings, end, checkpoints)
     order = evaluation = None
@@ -216,11 +221,13 @@ def fit(
             epoch_done, ending = stop == steps, bool(signals)
             if not (epoch_done or ending or (every and step % every == 0)):
                 continue
-            tree = jax.tree.map(np.asarray, checkpoint_tree(state))
+            average = {"ema": averaged_params(state.opt_state)} if settings.ema else {}
+            tree = jax.tree.map(np.asarray, checkpoint_tree(state) | average)
             finite(step, "the state", *jax.tree.leaves(tree))
             if epoch_done:
                 evaluation.result()
-                test = evaluate(unreplicate(state), dataset.test, loss_fn=loss_fn)
+                shown = state.replace(params=average.get("ema", state.params))
+                test = evaluate(unreplicate(shown), dataset.test, loss_fn=loss_fn)
                 record = epoch_record(step, steps, settings.batch_size, totals, test)
                 finite(step, "the test loss", record["test_loss"])
                 metrics.append(record)  # before the save, so that no saved epoch lacks its metrics
@@ -257,9 +264,11 @@ def iter_chunks(step: int, steps: int, settings: Settings) -> Iterator[tuple[int
 
 
 def _step_kwargs(settings: Settings) -> dict[str, Any]:
-    kind = registry.INFO[settings.dataset].augment
+    kind, loss_fn = registry.INFO[settings.dataset].augment, losses.CLASSIFICATION[settings.loss]
+    if settings.label_smoothing:
+        loss_fn = partial(loss_fn, label_smoothing=settings.label_smoothing)
     return {
-        "loss_fn": losses.CLASSIFICATION[settings.loss],
+        "loss_fn": loss_fn,
         "prepare": augment_config(settings.augment, kind) if settings.augment else None,
         "mesh": make_batch_mesh(settings.batch_size),
     }

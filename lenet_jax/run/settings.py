@@ -88,6 +88,17 @@ class Settings(TrainingSettings):
         "what is minimised; regression losses compare with one-hot labels",
         tuple(losses.CLASSIFICATION),
     )
+    label_smoothing: float = setting(
+        0.0,
+        "share of each target that is spread over all classes in training, for cross_entropy",
+        valid=Valid(lambda share: 0 <= share < 1, "from 0 to below 1"),
+    )
+    ema: float = setting(
+        0.0,
+        "decay of an exponential average of the weights, such as 0.999, which is evaluated and "
+        "exported instead of the weights; 0 keeps no average",
+        valid=Valid(lambda decay: 0 <= decay < 1, "from 0 to below 1"),
+    )
     init_from: str | None = setting(
         None,
         "start from the parameters in this file: the state dict of the tutorial's Net, as "
@@ -122,6 +133,8 @@ class Settings(TrainingSettings):
         super().__post_init__()
         if self.momentum is not None and "momentum" not in OPTIMIZER_SETTINGS[self.optimizer]:
             raise ValueError(f"--momentum={self.momentum}: {self.optimizer} has no momentum")
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(f"--label_smoothing={self.label_smoothing}: only cross_entropy has it")
         if self.optimizer == "nesterov" and self.momentum == 0:
             raise ValueError(f"--momentum={self.momentum}: must be above 0 for nesterov")
 

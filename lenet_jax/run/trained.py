@@ -44,7 +44,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.init_from is not None and self.workdir is not None:
+        if self.init_from is not None and self.workdir:
             raise ValueError("--init_from and --workdir are two networks; give one of them")
         for name in self.file_flags if self.init_from is None else ():
             if getattr(self, name) is not None:
@@ -135,8 +135,8 @@ def _file_data(
     if len(facts["classes"]) != model.num_classes:
         facts["classes"] = tuple(map(str, range(model.num_classes)))
         log(
-            f"note: {file} does not name its {model.num_classes} classes, and {name} has "
-            f"{len(known['classes'])}: their numbers are used as names"
+            f"note: {file} does not name the {model.num_classes} classes of its network: their "
+            "numbers are used as names"
         )
     return {"name": name, "channels": model.in_channels, **facts}
 
@@ -157,13 +157,16 @@ def load(path: str | Path | None, log: Callable[[str], None] = print) -> Trained
         found = checkpoint.latest_valid(run_path / folder.CHECKPOINTS, _params_like, log)
         if found is None:
             raise ValueError(f"--workdir={path}: no checkpoint there; lenet_jax.train writes them")
-        metrics = read_metrics(run_path)
+        metrics, config = read_metrics(run_path), found.note["config"]
     except OSError as error:
         reason = f"{error.filename or path}: {error.strerror or error}"
         raise ValueError(f"--workdir={path}: cannot be read ({reason})") from error
-    return TrainedRun(run_path, found.step, found.tree["params"], found.note["config"], metrics)
+    (params,) = found.tree.values()
+    return TrainedRun(run_path, found.step, params, config, metrics)
 
 
 def _params_like(note: dict[str, Any]) -> dict[str, Any]:
-    model = folder.network(note["config"])
-    return {"params": jax.eval_shape(lambda: init_params(model, jax.random.key(0)))}
+    """The part of a checkpoint with the parameters to use: the average if there is one."""
+    config = note["config"]
+    part = "ema" if config["settings"].get("ema") else "params"
+    return {part: jax.eval_shape(lambda: init_params(folder.network(config), jax.random.key(0)))}

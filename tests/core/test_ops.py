@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lenet_jax.core import ops
 from lenet_jax.core.sharding import make_batch_mesh, replicate
@@ -231,3 +231,22 @@ def test_it_can_be_called_by_itself_with_parameters_that_several_devices_have():
     once = ops.conv_relu_pool(x, kernel, bias)
     on_both = ops.conv_relu_pool(x, *replicate(mesh, (kernel, bias)))
     np.testing.assert_array_equal(on_both, once)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_images_may_be_sharded_over_the_batch(layer, axis_type):
+    shapes = {"conv1": ((64, 32, 32, 1), (5, 5, 1, 6)), "conv2": ((64, 14, 14, 6), (5, 5, 6, 16))}
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in shapes[layer])
+    bias = np.float32(rng.standard_normal(kernel.shape[-1]))
+    values = jax.jit(lambda *args: ops.conv_relu_pool(*args))
+    grads = jax.jit(jax.grad(lambda *args: jnp.sum(ops.conv_relu_pool(*args) ** 2), (0, 1, 2)))
+    expected = values(x, kernel, bias), grads(x, kernel, bias)
+    mesh = jax.make_mesh((2,), ("data",), (axis_type,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        found = values(sharded, kernel, bias), grads(sharded, kernel, bias)
+        assert found[0].sharding.spec[0] == "data"
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())

@@ -13,6 +13,7 @@ from lenet_jax.core.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
     SETTINGS,
+    averaged_params,
     gradient_descent,
     make_optimizer,
     make_schedule,
@@ -405,3 +406,35 @@ def test_a_bad_optimizer_is_refused_with_its_argument_and_value(arguments, setti
 def test_a_bad_schedule_is_refused_with_its_argument_and_value(arguments, settings, message):
     with pytest.raises(ValueError, match=message):
         make_schedule(*arguments, **settings)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(np.float32, 2**-23), (np.float64, 2**-52)])
+def test_the_average_is_torchs_averaged_model(dtype, rounding):
+    """`AveragedModel` copies the first parameters, and then moves towards each next ones."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    with jax.enable_x64(dtype is np.float64):
+        params, grads = problem(dtype)
+        net = torch.nn.ParameterList([torch.tensor(params)])
+        theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        tx = make_optimizer("sgd", 0.1, momentum=0.9, ema=0.9)
+        ours, opt_state = jnp.asarray(params), tx.init(jnp.asarray(params))
+        step = jax.jit(tx.update)
+        for grad in grads:
+            net[0].grad = torch.tensor(grad)
+            optimizer.step()
+            theirs.update_parameters(net)
+            updates, opt_state = step(jnp.asarray(grad), opt_state, ours)
+            ours = optax.apply_updates(ours, updates)
+            expected = theirs.module[0].detach().numpy()
+            np.testing.assert_allclose(
+                averaged_params(opt_state), expected, rtol=0, atol=100 * rounding
+            )
+        assert float(opt_state.hyperparams["ema"]) == dtype(0.9)
+
+
+def test_without_an_average_it_is_refused_with_what_to_do():
+    opt_state = make_optimizer("adam").init(jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"keeps no average: it needs make_optimizer\(.*ema="):
+        averaged_params(opt_state)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lenet_jax.core import losses, ops
 from lenet_jax.core.model import LeNet
@@ -363,3 +364,17 @@ def test_a_step_is_pure_under_vmap():
         alone, _ = train_step(make(key), batch)
         member = jax.tree.map(lambda leaf, i=i: leaf[i], together.params)
         assert largest_difference(member, alone.params) < 1e-5
+
+
+def test_a_batch_that_an_explicit_mesh_shards_makes_the_step_of_one_device():
+    states = [create_train_state(jax.random.key(0), optax.sgd(0.1)) for _ in range(2)]
+    expected, metrics = train_step(states[0], batch_of(64))
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(batch_of(64), NamedSharding(mesh, PartitionSpec("data")))
+        state, found = train_step(states[1], batch)
+    assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
+    for one, other in zip(
+        jax.tree.leaves(expected.params), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_allclose(other, one, atol=1e-7)

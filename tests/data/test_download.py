@@ -342,6 +342,17 @@ def test_a_name_server_that_never_answers_costs_only_the_timeout(tmp_path, monke
     stop.set()
 
 
+def test_a_file_without_end_is_read_one_byte_too_far_and_no_further(serve_archive, tmp_path):
+    """The checksum then differs, and the disk is not filled."""
+    archive = tmp_path / "served" / "long.bin"
+    archive.parent.mkdir()
+    archive.write_bytes(bytes(300_000))
+    url = serve_archive(archive, [])
+    digest = download._fetch(f"{url}long.bin", 100_000, tmp_path / "kept")
+    assert (tmp_path / "kept").stat().st_size == 100_001
+    assert digest == hashlib.sha256(bytes(100_001)).hexdigest()
+
+
 def test_the_default_folder_is_that_of_tensorflow_datasets(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)

@@ -305,3 +305,15 @@ def test_mnist_is_read_as_it_is_known(mnist_dir):
     assert np.bincount(splits.test_labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
     ]  # fmt: skip
+
+
+def test_emnists_images_are_turned_upright_and_its_labels_counted_from_0():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (3, 28, 28)).astype(np.uint8) for _ in range(2)]
+    labels = [np.arange(1, 4, dtype=np.uint8), np.arange(2, 5, dtype=np.uint8)]
+    splits = idx.RawSplits(images[0], labels[0], images[1], labels[1])
+    upright = idx.from_emnist(splits, 1)
+    np.testing.assert_array_equal(upright.train_images[2, 5, 7], images[0][2, 7, 5])
+    np.testing.assert_array_equal(upright.test_images, images[1].transpose(0, 2, 1))
+    assert upright.train_labels.tolist() == [0, 1, 2]
+    assert upright.test_labels.tolist() == [1, 2, 3]

@@ -22,7 +22,13 @@ def turned(images):
     return splits.train_images, change
 
 
-@pytest.mark.parametrize("images", [WIDE, GREY, made_up(50, 1).train_images, WIDE // 2])
+RIM = np.zeros_like(WIDE)
+RIM[:, [0, -1]] = RIM[:, :, [0, -1]] = 20  # a dark frame of one pixel around a light inside
+RIM[:, 1:-1, 1:-1] = 200
+BLACK = np.zeros_like(WIDE)
+
+
+@pytest.mark.parametrize("images", [WIDE, GREY, made_up(50, 1).train_images, WIDE // 2, RIM, BLACK])
 def test_what_is_light_on_dark_or_unclear_stays(images):
     found, change = turned(images)
     assert found is images

@@ -74,3 +74,11 @@ def test_it_means_the_same_to_its_reference_implementation(case, content, wanted
 def test_the_same_run_gives_the_same_bytes(case, content):
     params, _, normalization, classes = case
     assert onnx_model.to_onnx(params, **normalization, classes=classes) == content
+
+
+def test_it_needs_no_newer_reader_than_of_june_2022(case):
+    import onnx
+
+    params, _, normalization, classes = case
+    model = onnx.load_from_string(onnx_model.to_onnx(params, **normalization, classes=classes))
+    assert (model.ir_version, [each.version for each in model.opset_import]) == (8, [17])

@@ -20,9 +20,9 @@ from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.split import take
 from lenet_jax.core.step import create_train_state
-from lenet_jax.data import picture
 from lenet_jax.data.registry import INFO
 from lenet_jax.interop import pytorch, web
+from lenet_jax.pictures.frame import center
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
 from tutorial_net import Net
@@ -209,7 +209,7 @@ def test_the_drawing_is_framed_as_predict_frames_a_picture_of_it(on_digits):
     for digit in DRAWN.keys() - {1}:  # predict rounds its width, 2.4 pixels, to an integer
         strokes = json.dumps(DRAWN[digit])
         framed = np.reshape(on_digits.evaluate(f"Array.from(frame({strokes}))"), (32, 32))
-        expected = picture.center(pictured(DRAWN[digit]), info.box, info.by_mass)[..., 0]
+        expected = center(pictured(DRAWN[digit]), info.box, info.by_mass)[..., 0]
         shifted = [  # the centre of mass may lie between two pixels
             np.roll(expected.astype(float), by, axis=(0, 1))
             for by in itertools.product((-1, 0, 1), repeat=2)

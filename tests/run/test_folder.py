@@ -227,6 +227,9 @@ OTHERS = {
     "init_from": "net.safetensors",
     "batch_size": 128,
     "augment": 1.0,
+    "label_smoothing": 0.1,
+    "clip_norm": 1.0,
+    "ema": 0.99,
     "seed": 1,
 }
 FREE = {

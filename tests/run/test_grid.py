@@ -1,9 +1,11 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from lenet_jax import data
+from lenet_jax.core.split import take
 from lenet_jax.run import folder, grid
 from lenet_jax.viz import figures
 
@@ -46,6 +48,16 @@ def test_the_held_out_sixth_has_all_classes_though_the_images_are_sorted_by_them
     classes = np.bincount(np.arange(count)[held_out] * 10 // count, minlength=10)
     assert classes.min() > 0.5 * len(held_out) / 10
     np.testing.assert_array_equal(held_out, grid.split_indices(count)[0])
+
+
+def test_a_sweep_that_can_hold_nothing_out_is_refused_before_it_trains(digits):
+    five = dataclasses.replace(digits, train=take(digits.train, slice(5)))
+    with pytest.raises(ValueError, match=r"^--dataset=digits: a sweep holds out 1/6 .* only 5$"):
+        grid.resolve(grid.SweepSettings(batch_size=2), five)
+    six = dataclasses.replace(digits, train=take(digits.train, slice(6)))
+    assert grid.resolve(grid.SweepSettings(batch_size=5), six).batch_size == 5
+    with pytest.raises(ValueError, match=r"^--batch_size=6: only 5 images of digits are left to"):
+        grid.resolve(grid.SweepSettings(batch_size=6), six)
 
 
 def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from lenet_jax import cli, data
-from lenet_jax.core.optimizers import make_schedule
+from lenet_jax.core import losses
+from lenet_jax.core.model import LeNet
+from lenet_jax.core.optimizers import averaged_params, make_schedule
 from lenet_jax.core.step import TrainState
-from lenet_jax.run import checkpoint, folder, log, loop
+from lenet_jax.run import checkpoint, folder, log, loop, trained
 from lenet_jax.run.settings import Settings
 
 FIELDS = {
@@ -174,6 +176,43 @@ def test_augmented_images_are_other_images_and_the_same_ones_after_a_stop(straig
     stop(tmp_path / "stopped", settings)
     again = outcome(fit(tmp_path / "stopped", settings), tmp_path / "stopped")
     assert again == through
+
+
+def test_an_average_of_the_weights_is_evaluated_exported_and_the_same_after_a_stop(
+    straight, tmp_path
+):
+    """It changes nothing of the training itself."""
+    settings = dataclasses.replace(RUN, ema=0.5)
+    state = fit(tmp_path / "straight", settings)
+    through = outcome(state, tmp_path / "straight")
+    assert through.predictions == straight.predictions  # of the weights themselves
+    assert [record["train_loss"] for record in through.metrics] == [
+        record["train_loss"] for record in straight.metrics
+    ]
+    assert through.metrics[-1]["test_loss"] != straight.metrics[-1]["test_loss"]
+    stop(tmp_path / "stopped", settings)
+    assert outcome(fit(tmp_path / "stopped", settings), tmp_path / "stopped") == through
+    run = trained.load(tmp_path / "straight")
+    average = averaged_params(state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, run.params, jax.tree.map(np.asarray, average))
+    logits = state.model.apply({"params": run.params}, normalize_test())
+    loss = losses.cross_entropy(logits, DIGITS.test.labels)
+    assert float(loss) == pytest.approx(through.metrics[-1]["test_loss"], rel=1e-5)
+
+
+def normalize_test() -> jax.Array:
+    test = DIGITS.test
+    return (jnp.float32(test.images) / 255 - test.mean) / test.std
+
+
+def test_label_smoothing_is_of_the_training_loss_only(straight, tmp_path):
+    settings = dataclasses.replace(RUN, label_smoothing=0.2)
+    state = fit(tmp_path, settings)
+    logits = state.model.apply({"params": state.params}, normalize_test())
+    last = outcome(state, tmp_path).metrics[-1]
+    plain = losses.cross_entropy(logits, DIGITS.test.labels)
+    assert last["test_loss"] == pytest.approx(float(plain), rel=1e-5)
+    assert last["train_loss"] > straight.metrics[-1]["train_loss"] + 0.05
 
 
 def test_each_epoch_has_another_order_also_after_a_stop(tmp_path, monkeypatch):
@@ -422,3 +461,11 @@ def test_the_metrics_are_at_most_one_epoch_ahead_of_the_checkpoints(tmp_path, mo
     with pytest.raises(OSError, match=r"; there is no checkpoint before it"):
         fit(tmp_path, dataclasses.replace(RUN, checkpoint_every_steps=None))
     assert [record["epoch"] for record in log.read_metrics(tmp_path)] == [1]
+
+
+def test_the_norm_that_gradients_are_clipped_to_reaches_the_optimizer():
+    settings = Settings(clip_norm=0.25, learning_rate=0.1)
+    state = loop.create_state(settings, LeNet(), total_steps=10)
+    assert float(state.opt_state.hyperparams["clip_norm"]) == 0.25
+    state = loop.create_state(Settings(learning_rate=0.1), LeNet(), total_steps=10)
+    assert "clip_norm" not in state.opt_state.hyperparams

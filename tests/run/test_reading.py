@@ -10,7 +10,7 @@ from PIL import Image
 
 from lenet_jax import data
 from lenet_jax.core.split import take
-from lenet_jax.data import picture
+from lenet_jax.pictures import read as pictures
 from lenet_jax.run import loop, reading, trained
 from lenet_jax.run.settings import Settings
 
@@ -47,7 +47,7 @@ def test_pictures_as_people_have_them_are_read(short_run):
     folder = os.environ.get("LENET_JAX_TEST_PICTURES")
     if not folder:
         pytest.skip("LENET_JAX_TEST_PICTURES does not name a folder of pictures")
-    files = [file for file, error in picture.find_files([folder]) if not error]
+    files = [file for file, error in pictures.find_files([folder]) if not error]
     images = [reading.prepare(file, short_run) for file in files]
     labels = [int(file.stem[-1]) for file in files]
     right = reading.predict_probs(short_run, images).argmax(1) == labels

@@ -28,6 +28,10 @@ def test_the_defaults_are_valid():
         ("momentum", -0.1, "below 1"),
         ("weight_decay", -0.1, "at least 0"),
         ("weight_decay", math.nan, "at least 0"),
+        ("clip_norm", -0.1, "at least 0"),
+        ("label_smoothing", 1.0, "below 1"),
+        ("ema", 1.0, "below 1"),
+        ("ema", -0.1, "from 0"),
         ("batch_size", 0, "at least 1"),
         ("epochs", 0, "at least 1"),
         ("epochs", -1, "at least 1"),
@@ -49,6 +53,11 @@ def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
     assert Settings(optimizer="rmsprop", momentum=0.9).momentum == 0.9
 
 
+def test_only_cross_entropy_is_smoothed():
+    with pytest.raises(ValueError, match=r"^--label_smoothing=0.1: only cross_entropy has it"):
+        Settings(loss="mse", label_smoothing=0.1)
+
+
 def test_nesterov_without_momentum_is_refused():
     with pytest.raises(ValueError, match=r"^--momentum=0.0: must be above 0 for nesterov"):
         Settings(optimizer="nesterov", momentum=0.0)
@@ -62,3 +71,8 @@ def test_settings_agree_with_themselves_after_a_trip_through_json():
 def test_a_setting_that_affects_results_is_named_with_both_values():
     other = {"seed": 1, "learning_rate": 0.1, "workdir": "elsewhere", "unheard_of": 1}
     assert diff_settings(Settings(seed=2), other) == {"learning_rate": (None, 0.1), "seed": (2, 1)}
+
+
+def test_clipping_affects_results_and_a_run_that_predates_it_did_not_clip():
+    assert diff_settings(Settings(clip_norm=1.0), {}) == {"clip_norm": (1.0, 0.0)}
+    assert diff_settings(Settings(), {}) == {}

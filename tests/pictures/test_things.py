@@ -1,9 +1,10 @@
-"""Things have an edge all round, in any colour and any light."""
+"""Things have an edge all round, in every colour and light."""
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from lenet_jax.data import things
+from lenet_jax.pictures import things
 
 SIDE = 120
 
@@ -17,7 +18,7 @@ def ring(size: float = 1) -> np.ndarray:
 
 def test_a_ring_and_its_hole_are_found_with_their_boxes():
     found = [thing for thing in things.find_things(ring()) if thing.closed > 0.9]
-    boxes = {(t.sign, t.rows.start, t.rows.stop) for t in found}
+    boxes = {(t.sign, t.box.top, t.box.bottom) for t in found}
     assert any(sign == 1 and abs(a - 24) < 3 and abs(b - 96) < 3 for sign, a, b in boxes)
     assert any(sign == -1 and abs(a - 36) < 3 and abs(b - 84) < 3 for sign, a, b in boxes)
 
@@ -72,3 +73,37 @@ def test_holes_are_filled_and_bays_are_not():
     expected = np.ones((9, 9), bool)
     expected[6:, 7] = False
     np.testing.assert_array_equal(things.fill_holes(mask), expected)
+
+
+def test_masks_are_dilated_and_filled_as_by_scipy():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (1, 9), (9, 1), (30, 20)):
+        mask = rng.random(shape) < 0.4
+        for times in (1, 2):
+            expected = ndimage.binary_dilation(mask, things.EIGHT_NEIGHBOURS, times)
+            np.testing.assert_array_equal(things.dilate(mask, times), expected)
+        np.testing.assert_array_equal(things.fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_the_median_of_a_small_picture_is_scipys():
+    grey = np.random.default_rng(0).uniform(0, 255, (40, 30)).astype(np.float32)
+    expected = ndimage.median_filter(grey, 11, mode="nearest")
+    np.testing.assert_allclose(things.local_median(grey), expected, rtol=1e-6)
+    every_other = things.local_median(grey, every=2)
+    np.testing.assert_allclose(every_other[::2, ::2], expected[::2, ::2], rtol=1e-6)
+    between = (expected[:-2:2] + expected[2::2]) / 2
+    np.testing.assert_allclose(every_other[1:-1:2, ::2], between[:, ::2], rtol=1e-6)
+
+
+def test_evenly_lit_paper_needs_one_view_and_other_paper_two():
+    slope = np.mgrid[:SIDE, :SIDE][0] / 4
+    assert {thing.view for thing in things.find_things(np.float32(ring() + slope))} == {0}
+    lamp = np.square(np.mgrid[-1 : 1 : SIDE * 1j, :SIDE][0])
+    assert {thing.view for thing in things.find_things(np.float32(ring() + 40 * lamp))} == {0, 1}
+
+
+def test_a_things_thickness_is_its_widest_strokes():
+    bars = np.zeros((SIDE, SIDE), np.float32)
+    bars[20:90, 40:50] = bars[60:64, 20:100] = 200
+    thickest = max(things.find_things(bars), key=lambda thing: thing.contrast).thickness
+    assert 8 <= thickest <= 14

@@ -1,11 +1,12 @@
-"""What is written is found, and as it is on white paper, whatever lies around it."""
+"""Characters are found as if they were on white paper, whatever lies around them."""
 
 import drawn_digits
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from lenet_jax.data import picture
+from lenet_jax.pictures import frame, ink, things
+from lenet_jax.pictures.box import Box
 
 SIDE = 320
 Y, X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -14,7 +15,7 @@ DESK, PAPER, INK = np.array([92, 60, 34]), np.array([238, 236, 228]), np.array([
 
 
 def printed(digit: int, size: int = 180) -> np.ndarray:
-    """The share of ink [SIDE, SIDE]."""
+    """The share of ink in each pixel: [SIDE, SIDE]."""
     return 1 - drawn_digits.printed(digit, "DejaVuSans", size=size, side=SIDE) / 255
 
 
@@ -87,8 +88,8 @@ def test_only_what_is_written_is_found(kind):
         grain = np.random.default_rng(digit).normal(0, 1.5, (1000, 1000, 1))
         pixels = KINDS[kind](digit)
         pixels = pixels + grain[: pixels.shape[0], : pixels.shape[1]]
-        (found,) = picture.find(np.clip(pixels, 0, 255).astype(np.float32))
-        assert likeness(found.image, picture.center(sheet(printed(digit)))) > 0.9, digit
+        (found,) = frame.find(np.clip(pixels, 0, 255).astype(np.float32))
+        assert likeness(found.image, frame.center(sheet(printed(digit)))) > 0.9, digit
         assert found.doubts == ()
 
 
@@ -97,49 +98,85 @@ def row(*digits: int) -> np.ndarray:
 
 
 def test_several_are_found_from_left_to_right():
-    found = picture.find(row(4, 0, 7, 1))
+    found = frame.find(row(4, 0, 7, 1))
     for index, (each, digit) in enumerate(zip(found, (4, 0, 7, 1), strict=True)):
-        assert likeness(each.image, picture.center(sheet(printed(digit)))) > 0.97
-        assert 200 * index < each.left < each.right < 200 * (index + 1)
+        assert likeness(each.image, frame.center(sheet(printed(digit)))) > 0.97
+        assert 200 * index < each.box.left < each.box.right < 200 * (index + 1)
         inked = np.flatnonzero((printed(digit) > 0.5).any(axis=1))
-        np.testing.assert_allclose((each.top, each.bottom), (inked[0], inked[-1] + 1), atol=6)
+        np.testing.assert_allclose(
+            (each.box.top, each.box.bottom), (inked[0], inked[-1] + 1), atol=6
+        )
         assert each.doubts == ("is one of 4",)
 
 
-def test_several_are_one_if_they_are_not_to_be_told_apart():
-    (found,) = picture.find(row(4, 0), apart=False)
-    assert (found.left < 200 < found.right, found.doubts) == (True, ())
+def test_several_characters_are_one_where_classes_are_words():
+    (found,) = frame.find(row(4, 0), apart=False)
+    assert (found.box.left < 200 < found.box.right, found.doubts) == (True, ())
 
 
 def test_strokes_that_do_not_touch_are_one_thing():
     share = printed(5)
     share[:, 150:154] = 0
-    (found,) = picture.find(sheet(share))
-    assert likeness(found.image, picture.center(sheet(printed(5)))) > 0.93
+    (found,) = frame.find(sheet(share))
+    assert likeness(found.image, frame.center(sheet(printed(5)))) > 0.93
 
 
 def test_what_touches_the_border_is_left_out_unless_it_is_all_there_is():
     share = printed(6)
     rows, columns = (np.flatnonzero((share > 0.5).any(axis=axis)) for axis in (1, 0))
     tight = sheet(share[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    (found,) = picture.find(tight)
-    assert likeness(found.image, picture.center(sheet(share))) > 0.97
+    (found,) = frame.find(tight)
+    assert likeness(found.image, frame.center(sheet(share))) > 0.97
     assert found.doubts == ("touches the picture's border",)
     thumb = sheet(share)
     thumb[260:, :70] = [205, 150, 125]
-    (found,) = picture.find(thumb)
-    assert likeness(found.image, picture.center(sheet(share))) > 0.97
+    (found,) = frame.find(thumb)
+    assert likeness(found.image, frame.center(sheet(share))) > 0.97
     assert found.doubts == ()
 
 
 def test_ink_in_shadow_is_as_strong_as_ink_in_light():
     share = np.zeros((SIDE, SIDE))
     share[60:260, 150:166] = 1
-    image = picture.center(sheet(share) * np.where(Y > 0, 0.4, 1)[..., None])[..., 0]
+    image = frame.center(sheet(share) * np.where(Y > 0, 0.4, 1)[..., None])[..., 0]
     column = image[:, 16].astype(int)
     assert abs(column[8:14].mean() - column[18:24].mean()) < 30
 
 
 def test_a_grey_pictures_colours_are_its_grey_values():
     grey = np.float32(255 * (1 - printed(3)))
-    np.testing.assert_array_equal(picture.center(np.dstack([grey] * 3)), picture.center(grey))
+    np.testing.assert_array_equal(frame.center(np.dstack([grey] * 3)), frame.center(grey))
+
+
+def thing(mask: np.ndarray, sign: int, level: float = 10) -> things.Thing:
+    """A thing with a sharp outline on a picture [H, W]."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+    inside = mask[box.slices]
+    measured = {"contrast": 100, "closed": 1, "cut": 0, "border": 0}
+    return things.Thing(box, inside, things.fill_holes(inside), sign, 0, level, **measured)
+
+
+def rectangle(box: Box) -> np.ndarray:
+    mask = np.zeros((100, 120), bool)
+    mask[box.slices] = True
+    return mask
+
+
+DIGIT, CARD = rectangle(Box(30, 45, 72, 55)), rectangle(Box(20, 20, 80, 80))
+
+
+def test_a_sheet_with_its_shadow_is_not_ink():
+    rows, columns = np.indices(CARD.shape)
+    shadow = (rows >= 20) & (rows < 80) & (columns >= 80) & (columns < 80 + (rows - 20) / 4)
+    digit = thing(DIGIT, -1)
+    on_sheet = [digit, thing(CARD & ~DIGIT, 1, level=20), thing((CARD | shadow) & ~DIGIT, 1)]
+    assert ink.choose(on_sheet) == [digit]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_line_at_the_edge_of_a_card_is_not_a_stroke(apart):
+    digit, card = thing(DIGIT, 1), thing(CARD & ~DIGIT, -1)
+    for top, expected in ((74, (30, 40, 76, 60)), (77, digit.box)):
+        line = thing(rectangle(Box(top, 40, top + 2, 60)), 1)
+        assert [each.box for each in ink.choose([digit, card, line], apart)] == [expected]
