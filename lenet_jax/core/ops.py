@@ -71,8 +71,8 @@ def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
     """Valid convolution, ReLU and 2x2 max-pool in one pass, with its own gradient rule.
 
     Arguments, values and gradients are those of `conv_relu_pool_plain`: x [B, H, W, C],
-    kernel [k, k, C, K] and bias [K] give [B, (H - k + 1) / 2, (W - k + 1) / 2, K]. Layers with k *
-    k * C or W - k + 1 above the limits of MAX_TERMS are computed by that function.
+    kernel [k, k, C, K] and bias [K] give [B, (H - k + 1) / 2, (W - k + 1) / 2, K]. It calls
+    that function if `k * k * C` or `2 * (W - k + 1)` is above MAX_TERMS.
 
     The gradient of a tie goes to the first maximum in row-major order, as in PyTorch. bfloat16 is
     computed in float32 and rounded once. Forward mode works on gradients only: `jax.jvp(f, ...)`
