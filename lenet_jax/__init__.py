@@ -1,9 +1,10 @@
 """LeNet in functional JAX: the network, its losses and optimizers, and one train step.
 
+The modules `augment`, `epoch`, `losses`, `ops` and `population` are those of `lenet_jax.core`.
 Importing this configures nothing. Commands: `python -m lenet_jax.train --help`.
 """
 
-from lenet_jax import data
+from lenet_jax import core, data
 from lenet_jax.compilation_cache import enable_compilation_cache
 from lenet_jax.core import augment, epoch, losses, ops, population
 from lenet_jax.core.epoch import normalize, train_epoch
@@ -16,6 +17,7 @@ __all__ = [
     "LeNet",
     "TrainState",
     "augment",
+    "core",
     "create_train_state",
     "data",
     "enable_compilation_cache",

@@ -84,7 +84,12 @@ def run_steps(
         not. None: one device.
 
     Returns:
-      The next state and the *sums* of the steps' {"loss", "accuracy"}, so that parts add up.
+      The next state and the *sums* of the steps' {"loss", "accuracy"}, two scalars, so that parts
+      add up.
+
+    Raises:
+      ValueError: there is a `prepare`, but no `key`.
+      TypeError, ValueError: for what `prepare` returns and for the loss, as `step.update`.
     """
     if prepare is not None and key is None:
         raise ValueError("prepare needs a key for its random draws")
@@ -146,7 +151,7 @@ def train_epoch(
       loss_fn, prepare, mesh: see `run_steps`.
 
     Returns:
-      The state after S updates and the means over them: {"loss", "accuracy"}.
+      The state after S updates and the means over them: {"loss", "accuracy"}, two scalars.
 
     Raises:
       TypeError, ValueError: as `check_split` and, for what `prepare` returns, as `step.update`.
@@ -224,10 +229,10 @@ def evaluate(
     batch_size: int = 1000,
     loss_fn: LossFn = losses.cross_entropy,
 ) -> Metrics:
-    """{"loss", "accuracy"} of a split, with every image counted once; see `predict`.
+    """{"loss", "accuracy"}, two scalars, of a split, with every image counted once; see `predict`.
 
     Raises:
-      TypeError, ValueError: as `check_split`.
+      TypeError, ValueError: as `check_split`, or the loss is not a scalar.
     """
     check_split(split)
     logits = predict(state.model, state.params, split, batch_size=batch_size)

@@ -24,6 +24,12 @@ Reduction = Literal["mean", "sum", "none"]
 def mse(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
     """Squared error: `torch.nn.MSELoss`.
 
+    Predictions of any shape; targets of the same shape, or labels [B] for predictions [B, C].
+    Returns a scalar, or the shape of the predictions if not reduced.
+
+    Raises:
+      ValueError: the shapes do not fit, or the name of the reduction is unknown.
+
     >>> float(mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
     2.0
     """
@@ -33,6 +39,11 @@ def mse(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "m
 
 def l1(predictions: ArrayLike, targets: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
     """Absolute error: `torch.nn.L1Loss`, with its gradient of 0 at 0 (where `jnp.abs` has 1).
+
+    Shapes and errors are those of `mse`: predictions and targets [...], or labels [B].
+
+    Raises:
+      ValueError: as `mse`.
 
     >>> float(l1(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
     1.0
@@ -49,6 +60,11 @@ def smooth_l1(
 ) -> jax.Array:
     """Squared error / 2 beta within beta of the target, L1 beyond: `torch.nn.SmoothL1Loss`.
 
+    Shapes are those of `mse`: predictions and targets [...], or labels [B].
+
+    Raises:
+      ValueError: as `mse`, or beta is negative.
+
     >>> float(smooth_l1(jnp.array([0.5, 3.0]), jnp.zeros(2), reduction="sum"))
     2.625
     """
@@ -64,6 +80,11 @@ def huber(
     predictions: ArrayLike, targets: ArrayLike, *, delta: float = 1.0, reduction: Reduction = "mean"
 ) -> jax.Array:
     """Half the squared error within delta of the target, linear beyond: `torch.nn.HuberLoss`.
+
+    Shapes are those of `mse`: predictions and targets [...], or labels [B].
+
+    Raises:
+      ValueError: as `mse`, or delta is not above 0.
 
     >>> float(huber(jnp.array([0.5, 3.0]), jnp.zeros(2), delta=2.0, reduction="sum"))
     4.125
@@ -96,6 +117,10 @@ def cross_entropy(
     Returns:
       A scalar, or [B] if not reduced. The mean over no examples is NaN, as in torch.
 
+    Raises:
+      ValueError: the shapes do not fit, an option is outside its range, or `ignore_index` is given
+        with soft targets.
+
     >>> round(float(cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 7]))), 4)
     2.3026
     """
@@ -125,7 +150,11 @@ def nll(
 ) -> jax.Array:
     """Negative log-likelihood of class labels [B] under log_probs [B, C]: `torch.nn.NLLLoss`.
 
-    `weight` [C] and `ignore_index` mean the same as in `cross_entropy`.
+    `weight` [C] and `ignore_index` mean the same as in `cross_entropy`, and so does the result: a
+    scalar, or [B] if not reduced.
+
+    Raises:
+      ValueError: the shapes do not fit, or the name of the reduction is unknown.
 
     >>> round(float(nll(jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1]))), 4)
     1.3863
@@ -146,8 +175,13 @@ def bce_with_logits(
 ) -> jax.Array:
     """Sigmoid and binary cross-entropy per element: `torch.nn.BCEWithLogitsLoss`.
 
-    `weight` scales each element, `pos_weight` its positive part. Both broadcast to the shape of the
-    logits. The mean divides by the number of elements, not by the weights.
+    Logits and targets are [...], or [B, C] and labels [B]. `weight` scales each element,
+    `pos_weight` its positive part. Both broadcast to the shape of the logits. The mean divides by
+    the number of elements, not by the weights. Returns a scalar, or the logits' shape if not
+    reduced.
+
+    Raises:
+      ValueError: as `mse`, or a weight does not broadcast.
 
     >>> round(float(bce_with_logits(jnp.zeros((2, 3)), jnp.array([0, 2]))), 4)
     0.6931
@@ -173,8 +207,12 @@ def kl_div(
 ) -> jax.Array:
     """Kullback-Leibler divergence of log_probs from targets, per element: `torch.nn.KLDivLoss`.
 
-    The targets are probabilities, or with `log_target` their logarithms. "mean" divides by the
-    number of elements, as torch does, "batchmean" by the batch size, as the definition does.
+    The targets are probabilities [B, ...], like log_probs, or with `log_target` their logarithms.
+    "mean" divides by the number of elements, as torch does, "batchmean" by the batch size, as the
+    definition does. Returns a scalar, or the shape of log_probs if not reduced.
+
+    Raises:
+      ValueError: the shapes differ, or the name of the reduction is unknown.
 
     >>> half = jnp.full((1, 2), 0.5)
     >>> float(kl_div(jnp.log(half), half, reduction="batchmean"))
@@ -202,7 +240,11 @@ def multi_margin(
     """Mean over classes of max(0, margin - score of the label + score)^p: `nn.MultiMarginLoss`.
 
     Scores are [B, C], labels [B], p is 1 or 2. `weight` [C] scales each example by its label's
-    weight, and the mean divides by B.
+    weight, and the mean divides by B. Returns a scalar, or [B] if not reduced.
+
+    Raises:
+      ValueError: the shapes do not fit, p is neither 1 nor 2, or the name of the reduction is
+        unknown.
 
     >>> float(multi_margin(jnp.array([[3.0, 2.5, 0.0, 0.0]]), jnp.array([0])))
     0.125

@@ -81,6 +81,7 @@ class LeNet(nn.Module):
     conv_relu_pool: Op | None = None
 
     def kernel_shapes(self) -> dict[str, Shape]:
+        """The shape of each layer's kernel: [k, k, in, out], or [in, out] of a dense layer."""
         return {  # parameters, biases included
             "conv1": (5, 5, self.in_channels, 6),  # 156 for one channel
             "conv2": (5, 5, 6, 16),  # 2,416
@@ -90,6 +91,7 @@ class LeNet(nn.Module):
         }
 
     def op(self) -> Op:
+        """The operation of the convolution layers on JAX's default backend."""
         # Measured by experiments/throughput.py; GPUs and TPUs have good convolutions of their own.
         fastest = ops.conv_relu_pool if jax.default_backend() == "cpu" else ops.conv_relu_pool_plain
         return self.conv_relu_pool or fastest

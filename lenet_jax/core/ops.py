@@ -70,11 +70,17 @@ def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
 def conv_relu_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Valid convolution, ReLU and 2x2 max-pool in one pass, with its own gradient rule.
 
-    Arguments, values, gradients and errors are those of `conv_relu_pool_plain`. The gradient of a
-    tie goes to the first maximum in row-major order, as in PyTorch. bfloat16 is computed in float32
-    and rounded once. Forward mode works on gradients only: `jax.jvp(f, ...)` raises a TypeError,
-    while `jax.jvp(jax.grad(f), ...)` and `jax.hessian(f)` work. A mesh of any axis type may shard
-    the images over the batch; kernel and bias are replicated.
+    Arguments, values and gradients are those of `conv_relu_pool_plain`: x [B, H, W, C],
+    kernel [k, k, C, K] and bias [K] give [B, (H - k + 1) / 2, (W - k + 1) / 2, K]. It calls
+    that function if `k * k * C` or `2 * (W - k + 1)` is above MAX_TERMS.
+
+    The gradient of a tie goes to the first maximum in row-major order, as in PyTorch. bfloat16 is
+    computed in float32 and rounded once. Forward mode works on gradients only: `jax.jvp(f, ...)`
+    raises a TypeError, while `jax.jvp(jax.grad(f), ...)` and `jax.hessian(f)` work. A mesh of any
+    axis type may shard the images over the batch; kernel and bias are replicated.
+
+    Raises:
+        ValueError: as `conv_relu_pool_plain`.
 
     >>> conv_relu_pool(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), jnp.zeros(1))
     Array([[[[9.]]]], dtype=float32)

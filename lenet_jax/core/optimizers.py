@@ -292,7 +292,7 @@ def _clip(max_norm: ArrayLike) -> optax.GradientTransformation:
 
 class _AverageState(NamedTuple):
     is_empty: jax.Array  # [] bool
-    average: optax.Params
+    average: Any  # as the parameters
 
 
 def _average(decay: ArrayLike) -> optax.GradientTransformation:
@@ -310,7 +310,7 @@ def _average(decay: ArrayLike) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def averaged_params(opt_state: optax.OptState) -> Any:
+def averaged_params(opt_state: Any) -> Any:
     """The average that `make_optimizer(ema=...)` keeps in its state, after at least one update.
 
     Raises:
@@ -324,7 +324,7 @@ def averaged_params(opt_state: optax.OptState) -> Any:
 
 class _DampenedTraceState(NamedTuple):
     is_empty: jax.Array  # [] bool
-    trace: optax.Updates
+    trace: Any  # as the gradients
 
 
 def _dampened_trace(dampening: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:

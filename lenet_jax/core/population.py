@@ -136,6 +136,9 @@ def named_recipe(
 ) -> Make:
     """The `make` of `train`: an optimizer by its name, and cross-entropy, smoothed and augmented.
 
+    Raises:
+      ValueError: in the returned function, as `make_optimizer`.
+
     >>> named_recipe("adam") is named_recipe("adam")
     True
     """
@@ -152,7 +155,10 @@ def named_recipe(
 
 
 def num_members(members: MemberConfig) -> int:
-    """N, or a ValueError if `seed` is not [N] or another field has another length.
+    """N.
+
+    Raises:
+      ValueError: `seed` is not [N], or another field has another length.
 
     >>> num_members(MemberConfig(seed=[0, 1, 2], learning_rate=0.1))
     3
@@ -172,6 +178,9 @@ def slices(members: MemberConfig, slice_size: int) -> Iterator[MemberConfig]:
     """Parts of at most `slice_size` members with arrays as fields.
 
     They are as equal as possible, because every new size compiles again.
+
+    Raises:
+      ValueError: as `num_members`.
 
     >>> [num_members(part) for part in slices(MemberConfig(seed=np.arange(9)), 4)]
     [3, 3, 3]
@@ -193,7 +202,11 @@ def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:
 
 @partial(jit, functions=("make",), static_argnames="model")
 def create(members: MemberConfig, make: Make, model: nn.Module | None = None) -> TrainState:
-    """N initial states as one with leaves [N, ...], without `tx`: `make` gives each its own."""
+    """N initial states as one with leaves [N, ...], without `tx`: `make` gives each its own.
+
+    Raises:
+      ValueError: as `create_train_state`.
+    """
 
     def one(member: MemberConfig) -> TrainState:
         tx = Recipe(*make(member)).tx
@@ -271,6 +284,9 @@ def predict(
 
     It processes `batch_size` images of `slice_size` networks at a time. If `model` is None, it is
     the LeNet of these parameters.
+
+    Raises:
+      TypeError, ValueError: as `epoch.check_split`.
     """
 
     def one(params: Any) -> jax.Array:

@@ -21,5 +21,5 @@ class Split(NamedTuple):
 
 
 def take(split: Split, rows: np.ndarray | slice) -> Split:
-    """The examples at `rows`, with the normalisation of the whole split."""
+    """The examples at `rows`, an index [K] or a mask [N], with the whole split's normalisation."""
     return split._replace(images=split.images[rows], labels=split.labels[rows])

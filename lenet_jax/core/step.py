@@ -38,7 +38,7 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array  # [] int32, number of updates so far
     params: Any
-    opt_state: optax.OptState
+    opt_state: Any
     model: nn.Module = struct.field(pytree_node=False)
     tx: optax.GradientTransformation = struct.field(pytree_node=False)
 
@@ -59,8 +59,10 @@ def create_train_state(
     """The state before the first step, for `model` (`LeNet()` if None) and any optax optimizer.
 
     It holds a copy of `params`, or random parameters by `key`, a key or a seed, if None. No two of
-    its arrays share memory, so that a step can consume it. A model that has state besides its
-    parameters is a ValueError, and dropout gets no key.
+    its arrays share memory, so that a step can consume it. Dropout gets no key.
+
+    Raises:
+      ValueError: the model has state besides its parameters, such as BatchNorm's.
 
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> state.params["conv1"]["kernel"].shape
@@ -81,7 +83,11 @@ def create_train_state(
 
 @partial(jax.jit, static_argnames="model")  # without jit it takes seconds
 def init_params(model: nn.Module, key: ArrayLike) -> Any:
-    """The model's random initial parameters for images of its `in_channels` (1 if it has none)."""
+    """The model's random initial parameters for images of its `in_channels` (1 if it has none).
+
+    Raises:
+      ValueError: the model has state besides its parameters.
+    """
     image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, getattr(model, "in_channels", 1)))
     variables = model.init(seeds.as_key(key), image)
     if others := ", ".join(variables.keys() - {"params"}):
@@ -98,7 +104,11 @@ def apply(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
 
 
 def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> Metrics:
-    """{"loss", "accuracy"} of logits [B, C]; a loss that is not a scalar is a ValueError."""
+    """{"loss", "accuracy"}, two scalars, of logits [B, C] and labels [B], or [B, C] if soft.
+
+    Raises:
+      ValueError: the loss is not a scalar.
+    """
     loss, function = loss_fn(logits, labels), loss_fn
     if jnp.shape(loss):
         while hasattr(function, "func"):  # of a partial
@@ -184,6 +194,11 @@ def train_step(
     `lenet_jax.enable_compilation_cache` spares the next process. A new lambda as `loss_fn` compiles
     again; a `functools.partial` of the same function with other arrays does not: they are data.
 
+    The batch is {"image": [B, 32, 32, channels], "label": [B]}; the metrics are two scalars.
+
+    Raises:
+      TypeError, ValueError: as `update`.
+
     >>> state = create_train_state(jax.random.key(0), optax.sgd(0.1))
     >>> batch = {"image": jnp.zeros((4, 32, 32, 1)), "label": jnp.arange(4)}
     >>> state, metrics = train_step(state, batch)
@@ -195,6 +210,10 @@ def train_step(
 
 @partial(jit, functions=("loss_fn",))
 def eval_step(state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy) -> Metrics:
-    """{"loss", "accuracy"} of a batch; the state is not consumed. Errors are those of `update`."""
+    """{"loss", "accuracy"}, two scalars, of a batch as for `update`; the state is not consumed.
+
+    Raises:
+      TypeError, ValueError: as `update`.
+    """
     _check_batch(batch)
     return measure(apply(state.model, state.params, batch["image"]), batch["label"], loss_fn)
