@@ -14,9 +14,7 @@ import os
 import signal
 import sys
 import threading
-import typing
 from collections.abc import Callable, Iterator, Sequence
-from types import NoneType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
@@ -37,8 +35,9 @@ _DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
-    tuple: flags.DEFINE_multi_string,
+    tuple[str, ...]: flags.DEFINE_multi_string,
 }
+_DEFINE |= {kind | None: define for kind, define in _DEFINE.items()}
 
 
 class Valid(NamedTuple):
@@ -164,6 +163,27 @@ def _discard(number: int) -> None:
         os.close(null)
 
 
+@contextlib.contextmanager
+def exit_on_error(hint: str = "", stopped: str = "stopped by Ctrl-C") -> Iterator[None]:
+    """Ends the command with one line if its block raises an error that is not a mistake of ours.
+
+    Args:
+      hint: follows what is said of a file that cannot be read or written.
+      stopped: is said on stdout after Ctrl-C.
+    """
+    try:
+        yield
+    except ValueError as error:
+        fail(error)
+    except BrokenPipeError:
+        raise  # to `run`
+    except OSError as error:
+        fail(f"{error}{hint}", 1)
+    except KeyboardInterrupt:
+        print(stopped)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
 def fail(message: object, code: int = 2) -> NoReturn:
     """Ends the command with one line on stderr, except on a broken pipe."""
     if isinstance(message, BrokenPipeError):
@@ -219,16 +239,11 @@ def catch_signals() -> Iterator[list[int]]:
 def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
     """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
     gc.freeze()  # exclude imported objects from garbage collection: JAX traces a quarter faster
-    values = flags.FlagValues()
-    types = typing.get_type_hints(settings_class)
-    fields = {field.name: field for field in dataclasses.fields(settings_class)}
-    positional = next((name for name in fields if fields[name].metadata["positional"]), None)
-    for name in fields.keys() - {positional}:
-        kind = typing.get_origin(types[name])
-        if kind is not tuple:  # `str`, or `str | None`
-            kinds = typing.get_args(types[name]) or [types[name]]
-            kind = next(kind for kind in kinds if kind is not NoneType)
-        _DEFINE[kind](name, fields[name].default, fields[name].metadata["help"], flag_values=values)
+    values, fields = flags.FlagValues(), dataclasses.fields(settings_class)
+    positional = [field.name for field in fields if field.metadata["positional"]]
+    named = [field for field in fields if field.name not in positional]
+    for field in named:
+        _DEFINE[field.type](field.name, field.default, field.metadata["help"], flag_values=values)
     flags.DEFINE_bool("help", False, "print this", short_name="h", flag_values=values)
     try:
         rest = values(argv)[1:]
@@ -236,12 +251,11 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
             print(_help(settings_class, doc))
             raise SystemExit(0)
         if rest and not positional:
-            mark = "; the file of flags starts with a byte-order mark" * rest[0].startswith(
-                "\ufeff"
-            )
+            has_mark = rest[0].startswith("\ufeff")
+            mark = "; the file of flags starts with a byte-order mark" if has_mark else ""
             raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value{mark}")
-        chosen = {name: values[name].value for name in fields.keys() - {positional}}
-        chosen |= {positional: rest} if positional else {}
+        chosen = {field.name: values[field.name].value for field in named}
+        chosen |= dict.fromkeys(positional, rest)
         settings = settings_class(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )

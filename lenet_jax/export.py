@@ -140,12 +140,8 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ExportSettings, argv, __doc__)
     cli.start_jax()
-    try:
+    with cli.exit_on_error():
         export(settings)
-    except ValueError as error:
-        cli.fail(error)
-    except OSError as error:
-        cli.fail(error, 1)
 
 
 if __name__ == "__main__":

@@ -97,12 +97,10 @@ def report(
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ReportSettings, argv, __doc__)
     cli.start_jax()
-    try:
+    with cli.exit_on_error():
         runs = [trained.load(path) for path in settings.workdir]
         dataset = load_data(runs[0], data_dir=settings.data_dir)
         folder = expand_user(settings.output or runs[0].path / "report", "--output")
-    except ValueError as error:
-        cli.fail(error)
     logits = predict_logits(runs[0], dataset.test.images)
     result = measure_run(runs[0], dataset, logits)
     if result["note"]:

@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> None:
         known = INFO[settings.dataset or "mnist"]  # files of one's own may have more classes
         model = LeNet(len(known.classes), np.size(known.mean))
         pool.submit(loop.create_state, settings, model, total_steps=1)
-        try:
+        with cli.exit_on_error(
+            stopped="stopped before training began"
+        ):  # a download takes its time
             name = folder.resolve_dataset_name(settings)
             dataset = data.load(name, settings.data_dir, print)
             if dataset.note:
@@ -62,13 +64,6 @@ def main(argv: Sequence[str]) -> None:
             stack.enter_context(folder.locked(path))
             signals = stack.enter_context(cli.catch_signals())
             run = loop.restore_or_init(settings, dataset, path, print)
-        except ValueError as error:
-            cli.fail(error)
-        except OSError as error:
-            cli.fail(error, 1)
-        except KeyboardInterrupt:  # a download takes its time
-            print("stopped before training began")
-            raise SystemExit(130) from None
         print(header(settings, dataset, run.state), flush=True)
         try:
             loop.fit(settings, dataset, path, cli.print_line, run, signals)
