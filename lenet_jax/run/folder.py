@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -169,12 +169,6 @@ def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
 def network(config: dict[str, Any]) -> LeNet:
     """The network for a run's data."""
     return LeNet(len(config["data"]["classes"]), config["data"]["channels"])
-
-
-def normalization(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """{"mean", "std"} as in a `data.Split`, from a JSON object that holds both."""
-    pair = {name: stored[name] for name in ("mean", "std")}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in pair.items()}
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,17 +118,20 @@ class Slice:
         (rate, seed), count = self.cells[0], len(self.cells)
         return f"{self.optimizer}-{rate!r}-{seed}-{count}"
 
-    def file(self, path: Path) -> Path:
-        return path / f"{self.name}.json"
+
+class Shared(NamedTuple):
+    """What all slices of a sweep have in common."""
+
+    settings: SweepSettings
+    model: LeNet
+    split: data.Split  # with the images that are held out
 
 
-# A function that trains slices of a sweep on a split. It yields, in any order, each slice with its
-# records and the address where it was trained ("" for this process), and calls its last argument
-# with the number of updates that it has done since the call before.
-TrainSlices = Callable[
-    [SweepSettings, Sequence[Slice], LeNet, data.Split, Callable[[int], None]],
-    Iterator[tuple[Slice, list[dict[str, Any]], str]],
-]
+Records = list[dict[str, Any]]  # one per network
+LogUpdates = Callable[[int], None]  # gets the number of updates since its last call
+# Trains slices. It yields, in any order, each of them with its records and the address where it was
+# trained ("" for this process).
+TrainSlices = Callable[[Shared, Sequence[Slice], LogUpdates], Iterator[tuple[Slice, Records, str]]]
 
 
 def plan(settings: SweepSettings) -> list[Slice]:
@@ -152,14 +155,9 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
     return order[: count // HELD_OUT], order[count // HELD_OUT :]
 
 
-def train_slice(
-    settings: SweepSettings,
-    part: Slice,
-    model: LeNet,
-    split: data.Split,
-    log_updates: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    """One record per network: its settings, its loss curve, its accuracy on held-out images."""
+def train_slice(shared: Shared, part: Slice, log_updates: LogUpdates) -> Records:
+    """Of each network: its settings, its loss curve, its accuracy on held-out images."""
+    settings, model, split = shared
     held_out, rest = (take(split, rows) for rows in split_indices(len(split.labels)))
     rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
     trained = population.train(
@@ -192,15 +190,11 @@ def train_slice(
 
 
 def train_here(
-    settings: SweepSettings,
-    slices: Sequence[Slice],
-    model: LeNet,
-    split: data.Split,
-    log_updates: Callable[[int], None],
-) -> Iterator[tuple[Slice, list[dict[str, Any]], str]]:
+    shared: Shared, slices: Sequence[Slice], log_updates: LogUpdates
+) -> Iterator[tuple[Slice, Records, str]]:
     """Trains them one after the other in this process: a `TrainSlices`."""
     for part in slices:
-        yield part, train_slice(settings, part, model, split, log_updates), ""
+        yield part, train_slice(shared, part, log_updates), ""
 
 
 def run(
@@ -209,11 +203,8 @@ def run(
     path: Path,
     log: Callable[[str], None] = print,
     train_slices: TrainSlices = train_here,
-) -> list[dict[str, Any]]:
-    """Trains the slices that `path` does not hold yet, with one line each to `log`.
-
-    Returns:
-      The records of all slices.
+) -> Records:
+    """The records of all slices; those that `path` lacks are trained, with a line each to `log`.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
@@ -229,7 +220,7 @@ def run(
         folder.write_config(path, config)
     slices_path, slices = path / "slices", plan(settings)
     slices_path.mkdir(exist_ok=True)
-    files = {part: part.file(slices_path) for part in slices}
+    files = {part: slices_path / f"{part.name}.json" for part in slices}
     records = {part: _read(file) for part, file in files.items() if file.exists()}
     missing = [part for part in slices if part not in records]
     networks, done = sum(len(part.cells) for part in slices), sum(map(len, records.values()))
@@ -238,8 +229,8 @@ def run(
     with tqdm(
         total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
     ) as bar:
-        show = lambda count: bar.update(count / updates)
-        trained = train_slices(settings, missing, folder.network(config), dataset.train, show)
+        shared = Shared(settings, folder.network(config), dataset.train)
+        trained = train_slices(shared, missing, lambda count: bar.update(count / updates))
         for part, new, where in trained:
             atomic_write(files[part], json.dumps(new) + "\n")
             records[part] = new
@@ -251,20 +242,20 @@ def run(
     return [record for part in slices for record in records[part]]
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read(file: Path) -> Records:
     try:
         return json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error}); delete it to train it again") from error
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(records: Records) -> list[dict[str, Any]]:
     """One row per setting: mean and standard deviation over seeds, and whether it is the best.
 
     An optimizer's settings are compared with one another. A setting has no mean, and is not
     compared, if one of its networks diverged.
     """
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, float], Records] = {}
     for record in records:
         groups.setdefault((record["optimizer"], record["learning_rate"]), []).append(record)
     rows = []

@@ -81,7 +81,8 @@ class TrainedRun:
     @property
     def normalization(self) -> dict[str, Any]:
         """{"mean", "std"} of the training pixels, as in a `data.Split`."""
-        return folder.normalization(self.config["data"])
+        stored = self.config["data"]
+        return pytorch.as_normalization(stored["mean"], stored["std"])
 
     @property
     def classes(self) -> tuple[str, ...]:
