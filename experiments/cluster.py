@@ -182,8 +182,7 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    cli.make_cores_devices()
-    cli.enable_compilation_cache()
+    cli.start_jax(cores_are_devices=True)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder))
     text = table(found)

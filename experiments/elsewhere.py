@@ -181,7 +181,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # The report shows where data come from; the path on this machine is of no interest.
     mnist = dataclasses.replace(_mnist.load(), source="MNIST's IDX files")
-    cli.enable_compilation_cache()
+    cli.start_jax()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         workdir = arguments.workdir

@@ -281,8 +281,7 @@ def main() -> None:
     arguments = parser.parse_args()
     mnist = _mnist.load()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cores_are_devices=True)
     (search if arguments.search else table)(mnist, arguments.folder)
 
 

@@ -120,8 +120,7 @@ def draw(results: list[dict]) -> Figure:
 
 
 def main() -> None:
-    cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cores_are_devices=True)
     mnist = _mnist.load()
     rows = [row for name in OPTIMIZERS for row in tune(name, mnist)]
     best = {row["optimizer"]: row["learning_rate"] for row in rows if row["best"]}

@@ -55,7 +55,7 @@ def speeds_of(amount: float | None) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    cli.make_cores_devices()
+    cli.start_jax(cache=False, cores_are_devices=True)
     found = {"plain": speeds_of(None), "augmented": speeds_of(1.0)}
     lines = [
         "| networks | network-images/s | ratio to one | quartiles |",

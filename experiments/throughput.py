@@ -102,7 +102,7 @@ def main() -> None:
     restart_with(flags.isa)
     if flags.isa == "avx2":
         torch._inductor.config.cpp.simdlen = 256
-    cli.make_cores_devices()
+    cli.start_jax(cache=False, cores_are_devices=True)
     results = measure_all((16,), 1) if flags.smoke else measure_all(BATCH_SIZES, ROUNDS)
     print(page.tables(results))
     if not flags.smoke:

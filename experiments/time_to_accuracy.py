@@ -49,8 +49,7 @@ def ours(seed: int, started: float) -> dict:
     from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 
     gc.freeze()  # exclude imported objects from collection: tracing is a tenth faster
-    cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cores_are_devices=True)
     with ThreadPoolExecutor(1) as pool:  # reads the files while the network is created
         loading = pool.submit(data.load, "mnist", _worker.mnist_folder())
         schedule = make_schedule("onecycle", EPOCHS * (60_000 // BATCH_SIZE))
@@ -179,8 +178,7 @@ def search() -> None:
     from lenet_jax import cli
     from lenet_jax.core import metrics, population
 
-    cli.enable_compilation_cache()
-    cli.make_cores_devices()
+    cli.start_jax(cores_are_devices=True)
     mnist = _mnist.load()
     held_out, training = _mnist.hold_out(mnist.train, 10_000)
     cells = list(itertools.product((3e-3, 6e-3, 1.2e-2), (0.0, 0.1), range(4)))

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         # The initialisation is compiled, or read from JAX's cache, while the images are read.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        known = INFO[settings.dataset or "mnist"]  # files of one's own may have more classes
+        known = INFO[settings.dataset or "mnist"]  # a user's own files may have more classes
         model = LeNet(len(known.classes), np.size(known.mean))
         pool.submit(loop.create_state, settings, model, total_steps=1)
         with cli.exit_on_error(

@@ -75,7 +75,7 @@ def load(
         if name == "digits":
             return _dataset(name, digits.SOURCE, digits.load())
         return _load_named(name or "mnist", folder, log) if folder else _load_default(name, log)
-    except BrokenPipeError:  # nobody reads what `log` prints
+    except BrokenPipeError:  # the reader of `log`'s output has gone
         raise
     except (MemoryError, OSError) as error:  # the machine's, not the files'
         what = getattr(error, "filename", None) or data_dir or name or "mnist"
@@ -145,7 +145,7 @@ def _join(items: Sequence[Any], most: int = 8) -> str:
 def _existing(data_dir: str) -> Path:
     folder = expand_user(data_dir, "--data_dir")
     try:
-        os.listdir(folder if data_dir else "")  # Path("") is the current folder, "" is none
+        os.listdir(folder if data_dir else "")  # Path("") would be the current folder
     except OSError as error:
         raise ValueError(f"--data_dir={data_dir}: cannot be read ({error.strerror})") from error
     return folder.absolute()

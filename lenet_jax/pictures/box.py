@@ -49,7 +49,7 @@ class Box(NamedTuple):
         return Box(*map(min, self[:2], other[:2]), *map(max, self[2:], other[2:]))
 
     def intersection(self, other: "Box") -> "Box":
-        """The part that both have in common; its height or width is negative if there is none."""
+        """The part that both have in common; a side is negative if they do not overlap."""
         return Box(*map(max, self[:2], other[:2]), *map(min, self[2:], other[2:]))
 
     def margins(self, inner: "Box") -> tuple[float, float, float, float]:

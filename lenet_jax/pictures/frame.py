@@ -130,7 +130,7 @@ def crop_square(pixels: np.ndarray) -> np.ndarray:
 
 
 def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:
-    """The ink [h, w] of a thing, 0 where there is none."""
+    """The ink [h, w] of a thing, 0 elsewhere."""
     picture = Box(0, 0, *grey.shape)
     around = thing.box.grown(max(3, int(AROUND * thing.size))).intersection(picture)
     box = thing.box.intersection(picture)  # an enlarged box may reach beyond the picture

@@ -364,3 +364,11 @@ def test_a_bad_option_is_refused_with_its_name_and_value(name, targets, options,
 def test_soft_targets_take_batches_of_classes_only():
     with pytest.raises(ValueError, match=r"predictions must be \[B, C\], got shape \(4, 3, 1\)"):
         losses.cross_entropy(X[:, :, None], X[:, :, None])
+
+
+def test_two_classes_are_a_classification_and_one_is_not():
+    logits, labels = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0])
+    expected = np.mean(np.log1p(np.exp([-2.0, 1.0])))
+    assert float(losses.cross_entropy(logits, labels)) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="do not fit predictions"):
+        losses.mse(logits[:, :1], labels)

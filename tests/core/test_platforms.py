@@ -21,9 +21,10 @@ def one_network(split, seed):
 
 @jax.jit
 def two_networks(split, seed):
-    states = population.create(MEMBERS, "adam")
+    make = population.named_recipe("adam")
+    states = population.create(MEMBERS, make)
     orders = population.epoch_orders(MEMBERS, seed, 20, batch_size=10)
-    return population.train_steps(states, MEMBERS, split, orders, seed, 0, 2)[1]
+    return population.train_steps(states, MEMBERS, split, orders, seed, 0, 2, make=make)[1]
 
 
 @pytest.mark.parametrize("function", [one_network, two_networks], ids=lambda f: f.__name__)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +14,11 @@ from lenet_jax.core.sharding import (
 def test_only_equal_parts_of_32_images_or_more_are_shared():
     sizes = {64: 2, 65: 1, 62: 1, 66: 2, 16: 1, 1024: 2}
     assert {batch_size: make_batch_mesh(batch_size).size for batch_size in sizes} == sizes
+
+
+def test_of_gpus_one_takes_the_batch(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert make_batch_mesh(1024).size == 1
 
 
 def test_as_many_devices_take_members_as_shorten_the_work():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lenet_jax import data
+from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
 from lenet_jax.core.split import take
 from lenet_jax.run import folder, grid
 from lenet_jax.viz import figures
@@ -30,6 +31,36 @@ def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
     assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
     assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
     assert max(len(part.cells) for part in grid.plan(grid.SweepSettings())) <= 8
+
+
+def test_the_default_grid_is_around_the_optimizers_own_rate():
+    default = DEFAULT_LEARNING_RATE["adam"]
+    rates = [default / 4, default / 2, default, 2 * default, 4 * default]
+    assert grid.SweepSettings().rates("adam") == pytest.approx(rates)
+
+
+def test_epochs_are_the_data_sets_unless_they_are_given(digits):
+    assert grid.resolve(grid.SweepSettings(), digits).epochs == 30
+    assert grid.resolve(grid.SweepSettings(epochs=2), digits).epochs == 2
+
+
+def test_the_bar_counts_networks_by_their_updates(digits, tmp_path, monkeypatch):
+    shown = []
+
+    def train_slices(shared, slices, log_updates):
+        for part in slices:
+            for _ in range(3):  # epochs, of 18 steps each
+                log_updates(18 * len(part.cells))
+            yield part, [{"cell": cell} for cell in part.cells], ""
+
+    class Bar(grid.tqdm):
+        def update(self, n):
+            shown.append(n)
+
+    monkeypatch.setattr(grid, "tqdm", Bar)
+    settings = grid.resolve(grid.SweepSettings(**SMALL | {"epochs": 3}), digits)
+    grid.run(settings, digits, tmp_path, lambda line: None, train_slices)
+    assert sum(shown) == pytest.approx(8)  # 2 optimizers, 2 rates, 2 seeds
 
 
 def test_a_rate_is_tried_once_and_two_that_are_nearly_the_same_have_files_of_their_own():

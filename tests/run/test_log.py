@@ -68,6 +68,11 @@ def test_lines_after_the_checkpoint_go(tmp_path):
     assert file.read_text() == ""
 
 
+def test_an_epoch_before_the_first_is_none(tmp_path):
+    (tmp_path / log.METRICS).write_text(json.dumps({"epoch": 0}) + "\n" + LINES[0])
+    assert log.repair_metrics(tmp_path, 1) == [json.loads(LINES[0])]
+
+
 def test_without_metrics_there_is_nothing_to_repair(tmp_path):
     assert log.repair_metrics(tmp_path, 3) == []
     assert not any(tmp_path.iterdir())

@@ -53,6 +53,17 @@ def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
     assert Settings(optimizer="rmsprop", momentum=0.9).momentum == 0.9
 
 
+def test_other_optimizers_may_have_no_momentum():
+    assert Settings(optimizer="sgd", momentum=0.0).momentum == 0
+    assert Settings(optimizer="nesterov").momentum is None
+
+
+def test_a_seed_is_of_32_bits():
+    assert Settings(seed=2**32 - 1).seed == 2**32 - 1
+    with pytest.raises(ValueError, match=r"^--seed=4294967296: must be from 0 to 4294967295"):
+        Settings(seed=2**32)
+
+
 def test_only_cross_entropy_is_smoothed():
     with pytest.raises(ValueError, match=r"^--label_smoothing=0.1: only cross_entropy has it"):
         Settings(loss="mse", label_smoothing=0.1)
