@@ -69,7 +69,7 @@ def setting(
 
     Args:
       default: None means that the command decides.
-      choices: the names that may be given; `valid` says the same of a number. See `check`.
+      choices, valid: the names or numbers that may be given. See `check`.
       missing: what to give, for the message if the setting is None or empty and must not be.
       affects_results: whether a run's numbers depend on it, so that a resumed run must keep it.
       positional: the field, a `tuple[str, ...]`, holds the arguments that are not flags. Without

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from lenet_jax.core.model import LeNet, model_for, sizes
-from lenet_jax.core.step import init_params
 from lenet_jax.data import damage
 from lenet_jax.files import expand_user
 
@@ -33,7 +32,7 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Types that NumPy lacks, such as bfloat16, become float32, because torch refuses them.
 
-    >>> params = init_params(LeNet(), jax.random.key(0))
+    >>> params = LeNet().init(jax.random.key(0), np.zeros((1, 32, 32, 1)))["params"]
     >>> to_state_dict(params)["fc1.weight"].shape
     (120, 400)
     """
@@ -72,11 +71,11 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
 
 def _shapes(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     """The shapes of LeNet's state dict, with the classes and the channels of this one."""
-    shapes = (state["fc3.bias"].shape[:1], state["conv1.weight"].shape[1:2])
-    model = LeNet(*(max((1, *shape)) for shape in shapes))
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), params)
-    return {key: value.shape for key, value in to_state_dict(zeros).items()}
+    classes, channels = state["fc3.bias"].shape[:1], state["conv1.weight"].shape[1:2]
+    model, shapes = LeNet(max((1, *classes)), max((1, *channels))), {}
+    for name, (*window, inputs, outputs) in model.kernel_shapes().items():
+        shapes |= {f"{name}.bias": (outputs,), f"{name}.weight": (outputs, inputs, *window)}
+    return shapes
 
 
 def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

@@ -39,10 +39,6 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, step: int, tree: Tree, note: dict[str, Any], keep: int) -> None:
     """Writes the checkpoint of `step` completely or not at all; then only the latest `keep` stay.
 
-    Args:
-      folder: of the checkpoints; it is made if it is missing.
-      tree: arrays. note: JSON. The file holds both.
-
     Raises:
       OSError: the file cannot be written; the message names it and the checkpoint before it.
     """
@@ -60,7 +56,6 @@ def save(folder: Path, step: int, tree: Tree, note: dict[str, Any], keep: int) -
 
 
 def file_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is."""
     return folder / f"step_{step:08d}.npz"
 
 
@@ -119,9 +114,6 @@ def set_aside_later(folder: Path, step: int) -> None:
 
 def restore(folder: Path, step: int, like: Callable[[dict[str, Any]], Tree]) -> Checkpoint:
     """The checkpoint of `step`, after its checksums, names, shapes and dtypes have been compared.
-
-    Args:
-      folder, like: as for `latest_valid`.
 
     Raises:
       CheckpointError: the file is damaged, or its arrays are not those that `like` describes.

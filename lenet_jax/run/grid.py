@@ -24,7 +24,7 @@ from lenet_jax.core.split import take
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
 from lenet_jax.run import folder
-from lenet_jax.run.settings import TrainingSettings
+from lenet_jax.run.settings import TrainingSettings, resolve_data
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times an optimizer's default rate: the default grid
 HELD_OUT = 6  # hold out 1/HELD_OUT of the images
@@ -86,24 +86,14 @@ class SweepSettings(TrainingSettings):
 
 
 def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
-    """Fills in the settings that depend on the data set.
-
-    Raises:
-      ValueError: too few images are left to train on or to hold out.
-    """
+    """Fills in the settings that depend on the data set, which must have images to hold out."""
     held_out, rest = split_indices(len(dataset.train.labels))
     if not len(held_out):
         raise ValueError(
             f"--dataset={dataset.name}: a sweep holds out 1/{HELD_OUT} of the training images, and "
             f"there are only {len(rest)}"
         )
-    if settings.batch_size > len(rest):
-        raise ValueError(
-            f"--batch_size={settings.batch_size}: only {len(rest)} images of {dataset.name} are "
-            "left to train on"
-        )
-    epochs = settings.epochs or registry.INFO[dataset.name].default_epochs
-    return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
+    return resolve_data(settings, dataset, len(rest))
 
 
 @dataclasses.dataclass(frozen=True)

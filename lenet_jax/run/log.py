@@ -95,13 +95,7 @@ def repair_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
 def epoch_record(
     step: int, steps: int, batch_size: int, totals: Mapping[str, float], test: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A line of metrics.jsonl.
-
-    Args:
-      step, steps: the steps that are done, and the steps of an epoch.
-      totals: over the epoch's steps, of {"loss", "accuracy", "seconds"}.
-      test: {"loss", "accuracy"} of the test split.
-    """
+    """A line of metrics.jsonl after `step` steps, from `totals` over the epoch's `steps` steps."""
     return {
         "epoch": step // steps,
         "step": step,

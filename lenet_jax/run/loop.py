@@ -39,7 +39,7 @@ from lenet_jax.run.log import (
     repair_metrics,
     result_line,
 )
-from lenet_jax.run.settings import Settings
+from lenet_jax.run.settings import Settings, resolve_data
 
 CHUNKS_PER_EPOCH = 20  # how often the progress bar moves and signals are handled
 ZERO_TOTALS = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
@@ -57,23 +57,13 @@ class RunState(NamedTuple):
 
 
 def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
-    """Fills in the settings that depend on the data set.
-
-    Raises:
-      ValueError: the batch is larger than the training split.
-    """
-    if settings.batch_size > len(dataset.train.labels):
-        raise ValueError(
-            f"--batch_size={settings.batch_size}: the training split of {dataset.name} has only "
-            f"{len(dataset.train.labels)} images"
-        )
+    """Fills in the settings that depend on others and on the data set."""
+    settings = resolve_data(settings, dataset, len(dataset.train.labels))
     return dataclasses.replace(
         settings,
-        dataset=dataset.name,
         # Absolute, because later commands may start in another folder.
         data_dir=settings.data_dir and str(expand_user(settings.data_dir, "--data_dir").absolute()),
         learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer],
-        epochs=settings.epochs or registry.INFO[dataset.name].default_epochs,
     )
 
 
@@ -195,7 +185,7 @@ def fit(
     started, checkpoints = time.perf_counter(), path / folder.CHECKPOINTS
     step_kwargs, loss_fn = _step_kwargs(settings), losses.CLASSIFICATION[settings.loss]
     train, state = replicate(step_kwargs["mesh"], (dataset.train, state))
-    finite = partial(require_finite, settings, end, checkpoints)
+    finite = partial(_require_finite, settings, end, checkpoints)
     order = evaluation = None
     with (
         ThreadPoolExecutor(1) as pool,
@@ -287,7 +277,7 @@ def _compile_evaluation(state: TrainState, split: data.Split, loss_fn: LossFn) -
     evaluate.lower(state, split, loss_fn=loss_fn).compile()
 
 
-def require_finite(
+def _require_finite(
     settings: Settings,
     total_steps: int,
     checkpoints: Path,
@@ -296,16 +286,9 @@ def require_finite(
     *values: Any,
     since: int | None = None,
 ) -> None:
-    """Ends a run whose numbers are NaN or infinite, before they are saved.
+    """Raises FloatingPointError if `values`, called `what`, are not finite, before they are saved.
 
-    Args:
-      checkpoints: the folder of those that are saved.
-      step: the last one that was done.
-      what: the name of `values`.
-      since: the first step that can be the cause, if `values` are a sum over steps.
-
-    Raises:
-      FloatingPointError: it says when, at what learning rate, and which checkpoint is good.
+    They are those of `step`, or a sum over the steps from `since`.
     """
     if all(np.isfinite(value).all() for value in values):
         return

@@ -3,7 +3,6 @@
 N is the number of images, C of classes, M of the bins of a reliability diagram.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -109,14 +108,12 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
 
 def summary_line(result: dict[str, Any]) -> str:
     """The most important numbers in a result of `measure_run`, as one line."""
-    likelihood = (
-        ""
-        if result["loss_name"] == "cross_entropy"  # the same number
-        else f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
-    )
+    name, likelihood = result["loss_name"], ""
+    if name != "cross_entropy":  # which is the same number
+        likelihood = f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
     return (
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['loss_name']})"
-        f"{likelihood}, calibration error {result['calibration_error']:.2%}"
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({name}){likelihood}, "
+        f"calibration error {result['calibration_error']:.2%}"
     )
 
 
@@ -131,7 +128,5 @@ def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
 
 
 def _plain(array: jax.Array) -> Any:
-    values = np.asarray(array).tolist()
-    if isinstance(values, list):
-        return [_plain(np.asarray(value)) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+    values = np.asarray(array)
+    return np.where(np.isnan(values), None, values).tolist()

@@ -3,13 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lenet_jax.cli import Valid, at_least, between, check, setting
 from lenet_jax.core import losses
 from lenet_jax.core.optimizers import OPTIMIZERS, SCHEDULES
 from lenet_jax.core.optimizers import SETTINGS as OPTIMIZER_SETTINGS
-from lenet_jax.data import DATASETS
+from lenet_jax.data import DATASETS, Dataset
+from lenet_jax.data.registry import INFO
+
+S = TypeVar("S", bound="TrainingSettings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,19 @@ class Settings(TrainingSettings):
             raise ValueError(f"--label_smoothing={self.label_smoothing}: only cross_entropy has it")
         if self.optimizer == "nesterov" and self.momentum == 0:
             raise ValueError(f"--momentum={self.momentum}: must be above 0 for nesterov")
+
+
+def resolve_data(settings: S, dataset: Dataset, images: int) -> S:
+    """Fills in the data set's name and its number of epochs; `images` are there to train on.
+
+    Raises:
+      ValueError: a batch is larger.
+    """
+    if settings.batch_size > images:
+        flag = f"--batch_size={settings.batch_size}"
+        raise ValueError(f"{flag}: {dataset.name} has only {images} images to train on")
+    epochs = settings.epochs or INFO[dataset.name].default_epochs
+    return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
 
 
 def diff_settings(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -53,11 +53,8 @@ def draw(
 ) -> dict[str, bytes]:
     """The figures of the page as PNG files, by name; needs matplotlib.
 
-    Args:
-      split: the test split, normalised as the network was trained.
-      logits: the network's for `split`, [N, C].
-      result: from `run.measure.measure_run`.
-      records: of each run, by the name of its curve.
+    `split` is the test split, normalised as the network was trained, and `logits` [N, C] and
+    `result` (of `run.measure.measure_run`) are of it. `records` has those of each run by its name.
     """
     from lenet_jax.viz import figures
 
@@ -88,15 +85,10 @@ def render(
     config: Mapping[str, Any],
     compared: str = "",
 ) -> str:
-    """The HTML page; all texts are escaped.
+    """The HTML page with the figures of `draw`; all texts are escaped.
 
-    Args:
-      figures: from `draw`.
-      result: from `run.measure.measure_run`.
-      first_label: the class of the first test image.
-      paths: the folders of the runs.
-      epochs, config: the first run's, the latter as in its config.json.
-      compared: from `comparison`, if there are several runs.
+    `first_label` is the class of the first test image; `epochs` and `config` (as in config.json)
+    are those of the first run; `compared` is a `comparison` of several.
     """
     count, confusion = result["test_images"], np.array(result["confusion_matrix"])
     wrong = int(count - confusion.trace())

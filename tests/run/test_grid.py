@@ -87,7 +87,7 @@ def test_a_sweep_that_can_hold_nothing_out_is_refused_before_it_trains(digits):
         grid.resolve(grid.SweepSettings(batch_size=2), five)
     six = dataclasses.replace(digits, train=take(digits.train, slice(6)))
     assert grid.resolve(grid.SweepSettings(batch_size=5), six).batch_size == 5
-    with pytest.raises(ValueError, match=r"^--batch_size=6: only 5 images of digits are left to"):
+    with pytest.raises(ValueError, match=r"^--batch_size=6: digits has only 5 images to train on$"):
         grid.resolve(grid.SweepSettings(batch_size=6), six)
 
 
