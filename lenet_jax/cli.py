@@ -91,9 +91,8 @@ def check(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, flag, rule = getattr(settings, field.name), f"--{field.name}", field.metadata
         if rule["missing"] and value in (None, ()):
-            raise ValueError(
-                rule["missing"] if rule["positional"] else f"{flag} is missing: {rule['missing']}"
-            )
+            named = "" if rule["positional"] else f"{flag} is missing: "
+            raise ValueError(f"{named}{rule['missing']}")
         if value is not None and rule["choices"] and value not in rule["choices"]:
             raise ValueError(f"{flag}={value}: choose one of {', '.join(rule['choices'])}")
         if value is not None and rule["valid"] and not rule["valid"].test(value):

@@ -205,9 +205,7 @@ def as_normalization(mean: Any, std: Any) -> dict[str, Any] | None:
 def _require_names(state: Mapping[str, Any]) -> None:
     missing, unknown = sorted(_NAMES - state.keys()), sorted(state.keys() - _NAMES)
     if missing or unknown:
-        raise ValueError(
-            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
-        )
+        raise ValueError(f"not the tutorial's state dict: missing {missing}, unknown {unknown}")
 
 
 def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
@@ -232,9 +230,7 @@ def _read_torch(content: bytes) -> dict[str, Any]:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise ValueError(
-            "only PyTorch reads it: pip install torch, or save it as .safetensors there"
-        ) from error
+        raise ValueError("needs PyTorch: pip install torch, or save it as .safetensors") from error
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:

@@ -92,10 +92,8 @@ def latest_valid(
             log(f"a damaged checkpoint is skipped: {error}")
             damaged.add(found[-1])
     if damaged:
-        raise CheckpointError(
-            f"{folder}: all {len(damaged)} checkpoints are damaged; train with --noresume starts "
-            "the run again"
-        )
+        lost = f"all {len(damaged)} checkpoints are damaged"
+        raise CheckpointError(f"{folder}: {lost}; train with --noresume starts the run again")
     if any(folder.glob("step_*/")):
         raise CheckpointError(
             f"{folder}: lenet_jax 0.2 or earlier wrote these checkpoints, and only it reads them; "

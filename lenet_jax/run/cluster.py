@@ -126,7 +126,6 @@ def train_slices(
     """A `grid.TrainSlices`, once it has a client and a log.
 
     Raises:
-      ValueError: a worker has other versions; the message names them.
       ClusterError: the scheduler has gone, or some slices failed and all others are done.
     """
     from distributed import as_completed
@@ -265,10 +264,7 @@ def _compare(outcome: Outcome, here: dict[str, Any]) -> str:
     """How the worker's environment differs; ValueError if its versions do."""
     differs = folder.environment_diff(outcome.environment, here)
     if outcome.environment["versions"] != here["versions"]:
-        raise ValueError(
-            f"{outcome.worker} has other versions than this process and would give other numbers "
-            f"({differs}): install the same"
-        )
+        raise ValueError(f"{outcome.worker} has other versions ({differs}): install the same there")
     return differs
 
 

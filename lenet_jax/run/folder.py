@@ -208,18 +208,15 @@ def read_config(path: Path) -> Config | None:
     match config:
         case {"command": str(), "settings": dict(), "data": dict(), "versions": dict()}:
             return config
-    raise ValueError(
-        f"{file}: is not the config.json of a run; delete it (checkpoints hold a copy), or start "
-        "again with --noresume"
-    )
+    raise ValueError(f"{file}: is not the config.json of a run; delete it: checkpoints hold a copy")
 
 
 def require_same_run(path: Path, settings: Any, config: Config, stored: Config) -> None:
     """Raises ValueError, with names, unless command, settings and data are as in `stored`."""
     if stored["command"] != config["command"]:
         raise ValueError(
-            f"--workdir={path}: the folder holds a run of {stored['command']}, and this is "
-            f"{config['command']}; use another --workdir"
+            f"--workdir={path}: holds a run of {stored['command']}, and this is "
+            f"{config['command']}; use another"
         )
     names = {field.name for field in dataclasses.fields(settings)}
     remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")

@@ -32,11 +32,7 @@ HELD_OUT = 6  # hold out 1/HELD_OUT of the images
 
 @dataclasses.dataclass(frozen=True)
 class SweepSettings(TrainingSettings):
-    """The flags of `python -m lenet_jax.sweep`. None means: decided when the sweep starts.
-
-    Raises:
-      ValueError: a setting is out of its range; the message starts with the flag.
-    """
+    """The flags of `python -m lenet_jax.sweep`."""
 
     optimizers: str = setting("sgd,nesterov,adam,rmsprop", "optimizers to compare, comma-separated")
     learning_rates: str | None = setting(
@@ -225,10 +221,8 @@ def run(
             atomic_write(files[part], json.dumps(new) + "\n")
             records[part] = new
             done += len(new)
-            log(
-                f"{part.optimizer}: {done} of {networks} networks are trained"
-                + (f", the last by {where}" if where else "")
-            )
+            by = f", the last by {where}" if where else ""
+            log(f"{part.optimizer}: {done} of {networks} networks are trained{by}")
     return [record for part in slices for record in records[part]]
 
 

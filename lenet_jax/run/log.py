@@ -61,10 +61,12 @@ class MetricsLog:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        step, known = record.get("step", 0), [tag for tag in TAGS if TAGS[tag] in record]
+        values = [{"tag": tag, "simple_value": record[TAGS[tag]]} for tag in known]
         with add_path_to_oserror(self._path / EVENTS):
             if self._events is None:
-                self._events = _open_events(self._path / EVENTS, purge_step=record.get("step", 0))
-            self._events.write(_scalars(record))
+                self._events = _open_events(self._path / EVENTS, purge_step=step)
+            self._events.write(_event(step=step, summary={"value": values}))
             self._events.flush()
 
 
@@ -130,7 +132,6 @@ def result_line(records: Sequence[Mapping[str, Any]]) -> str:
 def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
     """A new event file, with a later name than the others: TensorBoard reads them in this order."""
     from tensorboardX import RecordWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     folder.mkdir(exist_ok=True)
     prefix = "events.out.tfevents."
@@ -138,25 +139,13 @@ def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
     latest = max((int(number) for number in numbers if number.isdecimal()), default=0)
     number = max(time.time_ns(), latest + 1)  # the clock may have been set back
     file = folder.absolute() / f"{prefix}{number}"  # absolute: "s3:run" would be a bucket
-    writer, now = RecordWriter(str(file)), time.time()
-    start = SessionLog(status=SessionLog.START)
-    for event in (
-        Event(wall_time=now, file_version="brain.Event:2"),
-        Event(wall_time=now, step=purge_step, session_log=start),
-    ):
-        writer.write(event.SerializeToString())
+    writer = RecordWriter(str(file))
+    writer.write(_event(file_version="brain.Event:2"))
+    writer.write(_event(step=purge_step, session_log={"status": "START"}))
     return writer
 
 
-def _scalars(record: Mapping[str, Any]) -> bytes:
-    """An epoch as an event."""
+def _event(**fields: Any) -> bytes:
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
 
-    values = [
-        Summary.Value(tag=tag, simple_value=record[name])
-        for tag, name in TAGS.items()
-        if isinstance(record.get(name), int | float)
-    ]
-    event = Event(wall_time=time.time(), step=record.get("step", 0), summary=Summary(value=values))
-    return event.SerializeToString()
+    return Event(wall_time=time.time(), **fields).SerializeToString()

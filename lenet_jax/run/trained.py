@@ -20,11 +20,7 @@ from lenet_jax.run.log import read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The flags that name a trained network.
-
-    Raises:
-      ValueError: they contradict one another; the message starts with the flag.
-    """
+    """The flags that name a trained network."""
 
     workdir: str | None = setting(None, "folder of the run, as written by lenet_jax.train")
     init_from: str | None = setting(
@@ -52,10 +48,8 @@ class NetworkSettings:
         if (self.mean is None) != (self.std is None):
             raise ValueError("--mean and --std go together")
         if self.std is not None and self.normalization is None:
-            raise ValueError(
-                f"--mean={self.mean} and --std={self.std}: must be finite numbers, as many of "
-                "each, std above 0"
-            )
+            given = f"--mean={self.mean} and --std={self.std}"
+            raise ValueError(f"{given}: must be finite numbers, as many of each, std above 0")
 
     @property
     def normalization(self) -> dict[str, Any] | None:
