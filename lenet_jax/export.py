@@ -86,11 +86,6 @@ def about(run: TrainedRun) -> str:
 
 
 def web_page(run: TrainedRun) -> bytes:
-    """The page to draw on.
-
-    Raises:
-      ValueError: the network takes images in colour.
-    """
     name, model = run.config["data"]["name"], model_for(run.params)
     if model.in_channels > 1:
         takes = f"takes images of {model.in_channels} channels"

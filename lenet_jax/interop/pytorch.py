@@ -142,6 +142,9 @@ def read_params(
     except (MemoryError, OSError) as error:
         reason = damage.reason(error)
         raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error
+    except ModuleNotFoundError as error:
+        needs = f"only {error.name} reads it: pip install {error.name}"
+        raise ValueError(f"--init_from={path}: {needs}, or save it in another format") from error
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error
     if taken:
@@ -209,10 +212,8 @@ def _require_names(state: Mapping[str, Any]) -> None:
 
 
 def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, deserialize
-    except ModuleNotFoundError as error:
-        raise ValueError("needs the package safetensors: pip install safetensors") from error
+    from safetensors import SafetensorError, deserialize
+
     try:  # not safetensors.numpy, which lacks bfloat16
         entries = dict(deserialize(content))
     except SafetensorError as error:
@@ -227,10 +228,8 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _read_torch(content: bytes) -> dict[str, Any]:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise ValueError("needs PyTorch: pip install torch, or save it as .safetensors") from error
+    import torch
+
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:

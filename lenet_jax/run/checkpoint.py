@@ -70,13 +70,11 @@ def latest_valid(
 ) -> Checkpoint | None:
     """The latest intact checkpoint, with a line to `log` for each damaged one that is later.
 
+    None if there are no checkpoints.
+
     Args:
-      folder: of the checkpoints; it need not exist.
       like: gets the note, before the arrays are parsed, and returns the parts to read, with leaves
         that have the shape and the dtype of the expected arrays. Its errors end the search.
-
-    Returns:
-      None if there are no checkpoints.
 
     Raises:
       CheckpointError: there are checkpoints, and all are damaged or were written by version 0.2.

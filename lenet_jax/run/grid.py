@@ -195,7 +195,6 @@ def run(
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
       OSError: a file could not be written.
-      And whatever `train_slices` raises.
     """
     config, stored = folder.make_config(settings, dataset), folder.read_config(path)
     if stored:

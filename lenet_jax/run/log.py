@@ -30,7 +30,7 @@ TAGS = {  # TensorBoard draws tags with the same beginning side by side
 }
 
 
-class MetricsLog:
+class MetricsLog(contextlib.AbstractContextManager):
     """Writes a run's epochs as they end.
 
     Each process that trains a run writes an event file of its own. The file begins with the event
@@ -41,9 +41,6 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._events: RecordWriter | None = None
-
-    def __enter__(self) -> "MetricsLog":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._events is not None:

@@ -51,7 +51,7 @@ class RunState(NamedTuple):
     The order of the data follows from the seed and the epoch, and the place in it from the step.
     """
 
-    config: dict[str, Any]  # as in config.json
+    config: folder.Config
     state: TrainState
     totals: dict[str, float]  # of loss, accuracy and seconds since the epoch began
 

@@ -31,7 +31,18 @@ def load_data(
     Raises:
       ValueError: it is unavailable, or does not match the run's network.
     """
-    dataset = _load(run, name, data_dir, log)
+    own = run.config["data"]["name"]
+    # Not for another data set: IDX files do not say which data set they belong to.
+    kept = run.config["settings"]["data_dir"] if name in (None, own) and not data_dir else None
+    try:
+        dataset = data.load(name or own, data_dir or kept, log)
+    except ValueError as error:
+        if not kept:
+            raise
+        reason = str(error).removeprefix(f"--data_dir={kept}: ")
+        raise ValueError(
+            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
+        ) from error
     theirs = LeNet(len(dataset.classes), dataset.train.images.shape[-1])
     ours = model_for(run.params)
     if theirs.in_channels != ours.in_channels or theirs.num_classes > ours.num_classes:
@@ -40,24 +51,6 @@ def load_data(
             f"has {sizes(ours)}; name other images with --dataset and --data_dir"
         )
     return dataset
-
-
-def _load(
-    run: TrainedRun, name: str | None, data_dir: str | None, log: Callable[[str], None]
-) -> data.Dataset:
-    """`load_data` without the comparison with the network."""
-    own = run.config["data"]["name"]
-    # Not for another data set: IDX files do not say which data set they belong to.
-    kept = run.config["settings"]["data_dir"] if name in (None, own) else None
-    if data_dir or not kept:
-        return data.load(name or own, data_dir, log)
-    try:
-        return data.load(own, kept, log)
-    except ValueError as error:
-        reason = str(error).removeprefix(f"--data_dir={kept}: ")
-        raise ValueError(
-            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
-        ) from error
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
@@ -94,7 +87,7 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
     name = run.config["settings"]["loss"]
     labels = jnp.asarray(dataset.test.labels)
     measured = measure_logits(logits, labels, losses.CLASSIFICATION[name])
-    head = {
+    return {
         "step": run.step,
         "dataset": dataset.name,
         "source": dataset.source,
@@ -102,8 +95,8 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
         "classes": run.classes,
         "loss_name": name,
         "note": _data_note(run, dataset),
+        **jax.tree.map(_plain, measured),
     }
-    return head | {key: jax.tree.map(_plain, value) for key, value in measured.items()}
 
 
 def summary_line(result: dict[str, Any]) -> str:

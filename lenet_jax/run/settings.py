@@ -12,16 +12,14 @@ from lenet_jax.core.optimizers import SETTINGS as OPTIMIZER_SETTINGS
 from lenet_jax.data import DATASETS, Dataset
 from lenet_jax.data.registry import INFO
 
+FRACTION = Valid(lambda value: 0 <= value < 1, "from 0 to below 1")
+
 S = TypeVar("S", bound="TrainingSettings")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """The flags that `train` and `sweep` share. None means: decided when the run starts.
-
-    Raises:
-      ValueError: a setting is out of its range; the message starts with the flag.
-    """
+    """The flags that `train` and `sweep` share. None means: decided when the run starts."""
 
     dataset: str | None = setting(
         None, "what to train on (default: mnist if it is available, else digits)", DATASETS
@@ -42,8 +40,7 @@ class TrainingSettings:
     schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     augment: float = setting(
         0.0,
-        "strength of the random distortions of training images: 0 leaves them as they are, and 1 "
-        "is best for MNIST",
+        "strength of the random distortions of training images: 0 is none, 1 is best for MNIST",
         valid=at_least(0.0),
     )
     workdir: str | None = setting(
@@ -76,15 +73,13 @@ class Settings(TrainingSettings):
     momentum: float | None = setting(
         None,
         "momentum of sgd, nesterov and rmsprop (default: 0.9 for nesterov, else 0)",
-        valid=Valid(lambda momentum: 0 <= momentum < 1, "from 0 to below 1"),
+        valid=FRACTION,
     )
     weight_decay: float | None = setting(
         None, "L2 penalty, decoupled for adamw (default: 0.01 for adamw, else 0)", valid=at_least(0)
     )
     clip_norm: float = setting(
-        0.0,
-        "scale gradients whose norm over all parameters is larger down to this; 0 does not clip",
-        valid=at_least(0),
+        0.0, "largest norm of all gradients together; 0 does not clip", valid=at_least(0)
     )
     loss: str = setting(
         "cross_entropy",
@@ -94,13 +89,13 @@ class Settings(TrainingSettings):
     label_smoothing: float = setting(
         0.0,
         "share of each target that is spread over all classes in training, for cross_entropy",
-        valid=Valid(lambda share: 0 <= share < 1, "from 0 to below 1"),
+        valid=FRACTION,
     )
     ema: float = setting(
         0.0,
         "decay of an exponential average of the weights, such as 0.999, which is evaluated and "
         "exported instead of the weights; 0 keeps no average",
-        valid=Valid(lambda decay: 0 <= decay < 1, "from 0 to below 1"),
+        valid=FRACTION,
     )
     init_from: str | None = setting(
         None,
