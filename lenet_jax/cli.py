@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lenet_jax.compilation_cache import enable_compilation_cache
 
 S = TypeVar("S")
+Log = Callable[[str], None]  # gets a line for a person
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Python turns into an error
 # The number of tasks, as srun and the mpirun of Open MPI, MPICH and Intel give it to each task.
 # Not SLURM_NTASKS: a batch script has it too, although it may start a single task.
@@ -166,9 +167,7 @@ def _discard(number: int) -> None:
 def exit_on_error(hint: str = "", stopped: str = "stopped by Ctrl-C") -> Iterator[None]:
     """Ends the command with one line if its block raises an error that is not a mistake of ours.
 
-    Args:
-      hint: follows what is said of a file that cannot be read or written.
-      stopped: is said on stdout after Ctrl-C.
+    `hint` follows the message of an OSError; `stopped` is the line on stdout after Ctrl-C.
     """
     try:
         yield

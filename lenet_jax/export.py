@@ -94,7 +94,7 @@ def web_page(run: TrainedRun) -> bytes:
     return web.page(run.params, **run.normalization, classes=names, dataset=name, about=text)
 
 
-def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path:
+def export(settings: ExportSettings, log: cli.Log = print) -> Path:
     """Writes the file, replaces an older one, and returns its path.
 
     Raises:

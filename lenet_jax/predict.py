@@ -18,7 +18,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -91,7 +91,7 @@ def answer(settings: PredictSettings) -> bool:
     return all_read
 
 
-def _print(page: reading.Reading, as_json: bool, note: Callable[[str], None]) -> None:
+def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
     """Prints the answers of a page, and what is wrong with it or doubtful, in this order."""
     name = _printable(page.name)
     error = page.answers[0].get("error")

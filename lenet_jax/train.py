@@ -30,16 +30,14 @@ def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
     """The device, the data, the network and the optimizer of a resolved run."""
     device, size = jax.devices()[0], count_params(state.params)
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
-    return "\n".join(
-        (
-            f"device     {device.platform} ({device.device_kind})",
-            f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
-            f"{len(dataset.test.labels):,} test images from {dataset.source}",
-            f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}",
-            f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
-            f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
-            f"{settings.epochs} epochs, seed {settings.seed}",
-        )
+    return (
+        f"device     {device.platform} ({device.device_kind})\n"
+        f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
+        f"{len(dataset.test.labels):,} test images from {dataset.source}\n"
+        f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}\n"
+        f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
+        f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
+        f"{settings.epochs} epochs, seed {settings.seed}"
     )
 
 

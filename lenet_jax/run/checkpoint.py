@@ -16,9 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lenet_jax.cli import Log
 from lenet_jax.files import atomic_write
 
 Tree = Mapping[str, Any]  # a pytree of arrays for each part of a state, such as "params"
+# Gets the note, before the arrays are parsed, and returns the parts to read, with leaves that have
+# the shape and the dtype of the expected arrays. Its errors end the search.
+Like = Callable[[dict[str, Any]], Tree]
 # What zipfile, NumPy and json raise for damaged content that is already in memory; RuntimeError is
 # zipfile's for a member whose header says that it is encrypted.
 DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, KeyError, ValueError, RuntimeError)
@@ -65,16 +69,10 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def latest_valid(
-    folder: Path, like: Callable[[dict[str, Any]], Tree], log: Callable[[str], None]
-) -> Checkpoint | None:
+def latest_valid(folder: Path, like: Like, log: Log) -> Checkpoint | None:
     """The latest intact checkpoint, with a line to `log` for each damaged one that is later.
 
     None if there are no checkpoints.
-
-    Args:
-      like: gets the note, before the arrays are parsed, and returns the parts to read, with leaves
-        that have the shape and the dtype of the expected arrays. Its errors end the search.
 
     Raises:
       CheckpointError: there are checkpoints, and all are damaged or were written by version 0.2.
@@ -108,7 +106,7 @@ def set_aside_later(folder: Path, step: int) -> None:
             file.replace(file.with_suffix(".damaged"))
 
 
-def restore(folder: Path, step: int, like: Callable[[dict[str, Any]], Tree]) -> Checkpoint:
+def restore(folder: Path, step: int, like: Like) -> Checkpoint:
     """The checkpoint of `step`, after its checksums, names, shapes and dtypes have been compared.
 
     Raises:

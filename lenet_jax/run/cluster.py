@@ -20,7 +20,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from lenet_jax.core.split import Split
 from lenet_jax.files import expand_user
 from lenet_jax.interop.pytorch import as_normalization
 from lenet_jax.run import folder, grid
+from lenet_jax.run.grid import LogUpdates, Records, Shared, Slice, SweepSettings, TrainSlices
 
 RETRIES = 2  # of a slice that raised an error, for example without memory
 CONNECT_TIMEOUT_S = 10.0
@@ -59,14 +60,12 @@ class Outcome(NamedTuple):
 
     worker: str
     environment: dict[str, Any]  # of `folder.environment`
-    records: grid.Records
+    records: Records
     updates: int
 
 
 @contextlib.contextmanager
-def connect(
-    scheduler: str | None, workers: int | None, log: Callable[[str], None]
-) -> Iterator[grid.TrainSlices]:
+def connect(scheduler: str | None, workers: int | None, log: cli.Log) -> Iterator[TrainSlices]:
     """The function with which `grid.run` trains slices: in this process, unless a flag is given.
 
     The end of the block cancels slices that are not done.
@@ -117,12 +116,8 @@ def _address(scheduler: str, flag: str) -> str:
 
 
 def train_slices(
-    client: Any,
-    log: Callable[[str], None],
-    shared: grid.Shared,
-    slices: Sequence[grid.Slice],
-    log_updates: grid.LogUpdates,
-) -> Iterator[tuple[grid.Slice, grid.Records, str]]:
+    client: Any, log: cli.Log, shared: Shared, slices: Sequence[Slice], log_updates: LogUpdates
+) -> Iterator[tuple[Slice, Records, str]]:
     """A `grid.TrainSlices`, once it has a client and a log.
 
     Raises:
@@ -160,12 +155,8 @@ def train_slices(
 
 
 def _submit(
-    client: Any,
-    shared: grid.Shared,
-    slices: Sequence[grid.Slice],
-    versions: dict[str, str],
-    topic: str,
-) -> dict[Any, grid.Slice]:
+    client: Any, shared: Shared, slices: Sequence[Slice], versions: dict[str, str], topic: str
+) -> dict[Any, Slice]:
     """The futures of the slices' outcomes.
 
     Tasks give their functions by name, and their arguments contain none of our classes: a worker
@@ -214,7 +205,7 @@ def _train(part: str, sent: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
     if environment["versions"] != request["versions"]:
         return Outcome(worker.address, environment, [], 0)
     optimizer, cells = json.loads(part)
-    part = grid.Slice(optimizer, tuple(map(tuple, cells)))
+    part = Slice(optimizer, tuple(map(tuple, cells)))
 
     def log_updates(count: int) -> None:
         nonlocal updates, shown
@@ -224,8 +215,8 @@ def _train(part: str, sent: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
             worker.log_event(request["topic"], (part.name, updates))
 
     split = Split(*sent[1:], **as_normalization(request["mean"], request["std"]))
-    settings, model = grid.SweepSettings(**request["settings"]), LeNet(*request["model"])
-    records = grid.train_slice(grid.Shared(settings, model, split), part, log_updates)
+    settings, model = SweepSettings(**request["settings"]), LeNet(*request["model"])
+    records = grid.train_slice(Shared(settings, model, split), part, log_updates)
     return Outcome(worker.address, environment, records, updates)
 
 
@@ -239,7 +230,7 @@ def _configure(devices: int) -> dict[str, Any]:
     return folder.environment()
 
 
-def _watch(client: Any, log: Callable[[str], None]) -> Iterator[None]:
+def _watch(client: Any, log: cli.Log) -> Iterator[None]:
     """Looks up the workers every LOOK_S seconds; logs those that leave, and that there is none."""
     workers: set[str] = set()
     looked = seen = time.monotonic()

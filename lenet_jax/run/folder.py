@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def resolve_dataset_name(settings: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
+def locked(path: Path, log: cli.Log = print) -> Iterator[None]:
     """Keeps other processes out of a run's folder for the duration of a block.
 
     Raises:
@@ -253,18 +253,14 @@ def extend(path: Path, settings: Any, stored: Config, done: int) -> Config:
     return {**stored, "settings": {**stored["settings"], "epochs": settings.epochs}}
 
 
-def environment_diff(config: dict[str, Any], stored: dict[str, Any]) -> str:
+def environment_diff(config: Config, stored: Config) -> str:
     """The differences of two environments that may change the last bits of a run's numbers."""
-    compared = {
-        "machine": ("platform", "device", "devices", "cores"),
-        "jax_settings": (*JAX_SETTINGS, "XLA_FLAGS"),
-        "versions": ("lenet_jax", *PACKAGES),
-    }
     triples = [
-        (name, stored[part][name], config[part][name])
-        for part, names in compared.items()
-        for name in names
-        if name in stored.get(part, {})  # a sweep of version 0.2 has no jax_settings
+        (name, stored[part][name], now)
+        for part in ("machine", "jax_settings", "versions")
+        for name, now in config[part].items()
+        # A sweep of version 0.2 has no jax_settings; Python's version changes no bits.
+        if name in stored.get(part, {}) and name != "python"
     ]
     return ", ".join(f"{name} from {old} to {new}" for name, old, new in triples if old != new)
 

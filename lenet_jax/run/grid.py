@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import data
-from lenet_jax.cli import at_least, between, setting
+from lenet_jax.cli import Log, at_least, between, setting
 from lenet_jax.core import metrics, population
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS
@@ -40,10 +40,7 @@ class SweepSettings(TrainingSettings):
     )
     seeds: int = setting(3, "networks per setting", valid=between(1, 10_000))
     slice_size: int = setting(
-        8,
-        "networks trained at once; more need more memory",
-        valid=at_least(1),
-        affects_results=False,
+        8, "networks at once; more need more memory", valid=at_least(1), affects_results=False
     )
     scheduler: str | None = setting(
         None,
@@ -51,10 +48,7 @@ class SweepSettings(TrainingSettings):
         affects_results=False,
     )
     workers: int | None = setting(
-        None,
-        "processes to train in, on this machine, by Dask",
-        valid=at_least(1),
-        affects_results=False,
+        None, "local processes to train in, by Dask", valid=at_least(1), affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -187,7 +181,7 @@ def run(
     settings: SweepSettings,
     dataset: data.Dataset,
     path: Path,
-    log: Callable[[str], None] = print,
+    log: Log = print,
     train_slices: TrainSlices = train_here,
 ) -> Records:
     """The records of all slices; those that `path` lacks are trained, with a line each to `log`.

@@ -30,6 +30,7 @@ from lenet_jax.data import registry
 from lenet_jax.files import expand_user, remove_unfinished
 from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder
+from lenet_jax.run.folder import Config
 from lenet_jax.run.log import (
     METRICS,
     MetricsLog,
@@ -51,7 +52,7 @@ class RunState(NamedTuple):
     The order of the data follows from the seed and the epoch, and the place in it from the step.
     """
 
-    config: folder.Config
+    config: Config
     state: TrainState
     totals: dict[str, float]  # of loss, accuracy and seconds since the epoch began
 
@@ -93,7 +94,7 @@ def checkpoint_tree(state: TrainState) -> dict[str, Any]:
 
 
 def restore_or_init(
-    settings: Settings, dataset: data.Dataset, path: Path, log: Callable[[str], None]
+    settings: Settings, dataset: data.Dataset, path: Path, log: cli.Log
 ) -> RunState:
     """Where a resolved run starts: at the latest intact checkpoint in `path`, or at step 0.
 
@@ -137,11 +138,7 @@ def restore_or_init(
 
 
 def _init(
-    settings: Settings,
-    config: dict[str, Any],
-    path: Path,
-    create: Callable[[], TrainState],
-    log: Callable[[str], None],
+    settings: Settings, config: Config, path: Path, create: Callable[[], TrainState], log: cli.Log
 ) -> RunState:
     """Step 0 of a run without checkpoints, of which `path` may hold a config.json already."""
     if stored := folder.read_config(path):
@@ -161,7 +158,7 @@ def fit(
     settings: Settings,
     dataset: data.Dataset,
     path: Path,
-    log: Callable[[str], None] = print,
+    log: cli.Log = print,
     run: RunState | None = None,
     signals: Sequence[int] = (),
 ) -> TrainState:

@@ -3,7 +3,6 @@
 N is the number of images, C of classes, M of the bins of a reliability diagram.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lenet_jax import data
+from lenet_jax.cli import Log
 from lenet_jax.core import epoch, losses, metrics
 from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.core.step import LossFn
@@ -21,10 +21,7 @@ from lenet_jax.run.trained import TrainedRun
 
 
 def load_data(
-    run: TrainedRun,
-    name: str | None = None,
-    data_dir: str | None = None,
-    log: Callable[[str], None] = print,
+    run: TrainedRun, name: str | None = None, data_dir: str | None = None, log: Log = print
 ) -> data.Dataset:
     """The data set `name`, or the run's own from the folder that the run used.
 
@@ -113,11 +110,10 @@ def summary_line(result: dict[str, Any]) -> str:
 def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
     """A line if the images differ from the run's images of the same name; else an empty string."""
     own = run.config["data"]
-    if dataset.name != own["name"] or "sha256" not in own:  # unknown for a file of parameters
-        return ""
-    if folder.data_digest(dataset) == own["sha256"]:
-        return ""
-    return f"note: the images differ from those that the run had from {own['source']}"
+    known = dataset.name == own["name"] and "sha256" in own  # not for a file of parameters
+    if known and folder.data_digest(dataset) != own["sha256"]:
+        return f"note: the images differ from those that the run had from {own['source']}"
+    return ""
 
 
 def _plain(array: jax.Array) -> Any:

@@ -87,14 +87,11 @@ class Settings(TrainingSettings):
         tuple(losses.CLASSIFICATION),
     )
     label_smoothing: float = setting(
-        0.0,
-        "share of each target that is spread over all classes in training, for cross_entropy",
-        valid=FRACTION,
+        0.0, "share of a cross_entropy target spread over all classes in training", valid=FRACTION
     )
     ema: float = setting(
         0.0,
-        "decay of an exponential average of the weights, such as 0.999, which is evaluated and "
-        "exported instead of the weights; 0 keeps no average",
+        "decay, such as 0.999, of an average of the weights to evaluate and export; 0: no average",
         valid=FRACTION,
     )
     init_from: str | None = setting(
@@ -116,15 +113,10 @@ class Settings(TrainingSettings):
         3, "how many of the latest checkpoints to keep", valid=at_least(1), affects_results=False
     )
     checkpoint_every_steps: int | None = setting(
-        None,
-        "save after every so many steps, and after each epoch",
-        valid=at_least(1),
-        affects_results=False,
+        None, "also save after every so many steps", valid=at_least(1), affects_results=False
     )
     compilation_cache: bool = setting(
-        True,
-        "keep compiled functions in ~/.cache/lenet_jax, so that the next run starts sooner",
-        affects_results=False,
+        True, "keep compiled functions in ~/.cache/lenet_jax for later runs", affects_results=False
     )
 
     def __post_init__(self) -> None:
