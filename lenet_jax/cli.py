@@ -76,14 +76,8 @@ def setting(
       positional: the field, a `tuple[str, ...]`, holds the arguments that are not flags. Without
         it, such a field is a flag that may be given more than once.
     """
-    metadata = {
-        "help": help,
-        "choices": tuple(choices),
-        "valid": valid,
-        "missing": missing,
-        "affects_results": affects_results,
-        "positional": positional,
-    }
+    metadata = {"help": help, "choices": tuple(choices), "valid": valid, "missing": missing}
+    metadata |= {"affects_results": affects_results, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -173,20 +167,18 @@ def exit_on_error(hint: str = "", stopped: str = "stopped by Ctrl-C") -> Iterato
         yield
     except ValueError as error:
         fail(error)
-    except BrokenPipeError:
-        raise  # to `run`
     except OSError as error:
-        fail(f"{error}{hint}", 1)
+        fail(error, 1, hint)
     except KeyboardInterrupt:
         print(stopped)
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-def fail(message: object, code: int = 2) -> NoReturn:
+def fail(message: object, code: int = 2, hint: str = "") -> NoReturn:
     """Ends the command with one line on stderr, except on a broken pipe."""
     if isinstance(message, BrokenPipeError):
         raise message  # to `run`
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {' '.join(str(message).split())}{hint}", file=sys.stderr)
     raise SystemExit(code)
 
 

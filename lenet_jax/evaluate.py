@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
             atomic_write(file, json.dumps(result, indent=2) + "\n")
     except OSError as error:
         print(summary_line(shown))
-        cli.fail(f"{error}; name another file with --output", 1)
+        cli.fail(error, 1, "; name another file with --output")
     head = f"{len(runs)} networks together: " if len(runs) > 1 else ""
     print(head + summary_line(shown) + (f"; written to {file}" if file else ""))
 

@@ -93,7 +93,8 @@ def answer(settings: PredictSettings) -> bool:
 
 def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
     """Prints the answers of a page, and what is wrong with it or doubtful, in this order."""
-    name = _printable(page.name)
+    # On one line, whatever bytes the file's name is made of.
+    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in page.name)
     error = page.answers[0].get("error")
     if error:
         note(f"error: {name}: {error}")
@@ -105,11 +106,6 @@ def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
         cli.print_line("\n".join(map(json.dumps, page.answers)))
     elif not error:
         cli.print_line(format_line(page.answers, name))
-
-
-def _printable(text: str) -> str:
-    """A file's name on one line, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -244,7 +244,6 @@ def _read_torch(content: bytes) -> dict[str, Any]:
 
 
 def _to_array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array of an array or of a tensor."""
     if isinstance(value, np.ndarray):
         return value
     if not hasattr(value, "is_floating_point"):

@@ -73,8 +73,7 @@ def _make_new(path: Path) -> Path:
         new = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with contextlib.suppress(FileExistsError):
             new.mkdir(parents=True)
-            break
-    return new
+            return new
 
 
 def resolve_dataset_name(settings: Any) -> str | None:

@@ -238,15 +238,15 @@ def summarise(records: Records) -> list[dict[str, Any]]:
     rows = []
     for (optimizer, rate), group in groups.items():
         accuracies = [record["accuracy"] for record in group]
-        finite = all(record["finite"] for record in group)
+        diverged = sum(not record["finite"] for record in group)
         rows.append(
             {
                 "optimizer": optimizer,
                 "learning_rate": rate,
                 "seeds": len(group),
-                "diverged": sum(not record["finite"] for record in group),
-                "mean": float(np.mean(accuracies)) if finite else None,
-                "sd": float(np.std(accuracies, ddof=1)) if finite and len(group) > 1 else None,
+                "diverged": diverged,
+                "mean": None if diverged else float(np.mean(accuracies)),
+                "sd": None if diverged or len(group) < 2 else float(np.std(accuracies, ddof=1)),
             }
         )
     for row in rows:

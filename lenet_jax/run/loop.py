@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import cli, data
+from lenet_jax.cli import Log
 from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import augment_config
 from lenet_jax.core.epoch import epoch_order, evaluate, train_steps
@@ -93,9 +94,7 @@ def checkpoint_tree(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
 
-def restore_or_init(
-    settings: Settings, dataset: data.Dataset, path: Path, log: cli.Log
-) -> RunState:
+def restore_or_init(settings: Settings, dataset: data.Dataset, path: Path, log: Log) -> RunState:
     """Where a resolved run starts: at the latest intact checkpoint in `path`, or at step 0.
 
     Afterwards `config.json` and `metrics.jsonl` in `path` are as they were at that step.
@@ -138,14 +137,13 @@ def restore_or_init(
 
 
 def _init(
-    settings: Settings, config: Config, path: Path, create: Callable[[], TrainState], log: cli.Log
+    settings: Settings, config: Config, path: Path, create: Callable[[], TrainState], log: Log
 ) -> RunState:
     """Step 0 of a run without checkpoints, of which `path` may hold a config.json already."""
-    if stored := folder.read_config(path):
-        folder.require_same_run(path, settings, config, stored)
     if len(read_metrics(path)) > 1:  # a kill leaves at most one epoch without a checkpoint
         raise ValueError(f"{path}: its checkpoints are gone; --noresume starts again")
-    if stored:
+    if stored := folder.read_config(path):
+        folder.require_same_run(path, settings, config, stored)
         log(f"no checkpoint in {path} yet: starting at the beginning")
     state = create()
     if settings.init_from is not None:  # a resumed run does not need the file any more
@@ -158,7 +156,7 @@ def fit(
     settings: Settings,
     dataset: data.Dataset,
     path: Path,
-    log: cli.Log = print,
+    log: Log = print,
     run: RunState | None = None,
     signals: Sequence[int] = (),
 ) -> TrainState:
@@ -292,12 +290,12 @@ def _require_finite(
     schedule = make_schedule(settings.schedule, total_steps)
     span = (since or step, step)
     rates = [f"{settings.learning_rate * float(schedule(at - 1)):.3g}" for at in span]
+    rate = " to ".join(dict.fromkeys(rates))
     when = f"at step {step}" if span[0] == step else f"between steps {span[0]} and {step}"
     good = "there is no checkpoint yet"
     if saved := checkpoint.steps(checkpoints):
         good = f"step {saved[-1]} is saved, but resuming from it would diverge again"
     raise FloatingPointError(
-        f"{what} is not finite any more {when}, with a learning rate of "
-        f"{' to '.join(dict.fromkeys(rates))}; {good}: try a smaller --learning_rate and another "
-        "--workdir"
+        f"{what} is not finite any more {when}, with a learning rate of {rate}; {good}: try a "
+        "smaller --learning_rate and another --workdir"
     )

@@ -44,9 +44,7 @@ class TrainingSettings:
         valid=at_least(0.0),
     )
     workdir: str | None = setting(
-        None,
-        "folder for the results (default: a new one in runs/, named by data set and time)",
-        affects_results=False,
+        None, "folder for the results (default: a new one in runs/)", affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -130,11 +128,7 @@ class Settings(TrainingSettings):
 
 
 def resolve_data(settings: S, dataset: Dataset, images: int) -> S:
-    """Fills in the data set's name and its number of epochs; `images` are there to train on.
-
-    Raises:
-      ValueError: a batch is larger.
-    """
+    """Fills in the data set and its epochs; ValueError if a batch is larger than the `images`."""
     if settings.batch_size > images:
         flag = f"--batch_size={settings.batch_size}"
         raise ValueError(f"{flag}: {dataset.name} has only {images} images to train on")
