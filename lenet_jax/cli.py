@@ -14,9 +14,7 @@ import os
 import signal
 import sys
 import threading
-import typing
 from collections.abc import Callable, Iterator, Sequence
-from types import NoneType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
@@ -26,6 +24,7 @@ from tqdm import tqdm
 from lenet_jax.compilation_cache import enable_compilation_cache
 
 S = TypeVar("S")
+Log = Callable[[str], None]  # gets a line for a person
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Python turns into an error
 # The number of tasks, as srun and the mpirun of Open MPI, MPICH and Intel give it to each task.
 # Not SLURM_NTASKS: a batch script has it too, although it may start a single task.
@@ -37,8 +36,9 @@ _DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
-    tuple: flags.DEFINE_multi_string,
+    tuple[str, ...]: flags.DEFINE_multi_string,
 }
+_DEFINE |= {kind | None: define for kind, define in _DEFINE.items()}
 
 
 class Valid(NamedTuple):
@@ -70,20 +70,14 @@ def setting(
 
     Args:
       default: None means that the command decides.
-      choices: the names that may be given; `valid` says the same of a number. See `check`.
+      choices, valid: the names or numbers that may be given. See `check`.
       missing: what to give, for the message if the setting is None or empty and must not be.
       affects_results: whether a run's numbers depend on it, so that a resumed run must keep it.
       positional: the field, a `tuple[str, ...]`, holds the arguments that are not flags. Without
         it, such a field is a flag that may be given more than once.
     """
-    metadata = {
-        "help": help,
-        "choices": tuple(choices),
-        "valid": valid,
-        "missing": missing,
-        "affects_results": affects_results,
-        "positional": positional,
-    }
+    metadata = {"help": help, "choices": tuple(choices), "valid": valid, "missing": missing}
+    metadata |= {"affects_results": affects_results, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -92,9 +86,8 @@ def check(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, flag, rule = getattr(settings, field.name), f"--{field.name}", field.metadata
         if rule["missing"] and value in (None, ()):
-            raise ValueError(
-                rule["missing"] if rule["positional"] else f"{flag} is missing: {rule['missing']}"
-            )
+            named = "" if rule["positional"] else f"{flag} is missing: "
+            raise ValueError(f"{named}{rule['missing']}")
         if value is not None and rule["choices"] and value not in rule["choices"]:
             raise ValueError(f"{flag}={value}: choose one of {', '.join(rule['choices'])}")
         if value is not None and rule["valid"] and not rule["valid"].test(value):
@@ -164,11 +157,28 @@ def _discard(number: int) -> None:
         os.close(null)
 
 
-def fail(message: object, code: int = 2) -> NoReturn:
+@contextlib.contextmanager
+def exit_on_error(hint: str = "", stopped: str = "stopped by Ctrl-C") -> Iterator[None]:
+    """Ends the command with one line if its block raises an error that is not a mistake of ours.
+
+    `hint` follows the message of an OSError; `stopped` is the line on stdout after Ctrl-C.
+    """
+    try:
+        yield
+    except ValueError as error:
+        fail(error)
+    except OSError as error:
+        fail(error, 1, hint)
+    except KeyboardInterrupt:
+        print(stopped)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def fail(message: object, code: int = 2, hint: str = "") -> NoReturn:
     """Ends the command with one line on stderr, except on a broken pipe."""
     if isinstance(message, BrokenPipeError):
         raise message  # to `run`
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {' '.join(str(message).split())}{hint}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -219,16 +229,11 @@ def catch_signals() -> Iterator[list[int]]:
 def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
     """Turns `argv` (with the program's name) into settings; `--help` prints `doc` and the flags."""
     gc.freeze()  # exclude imported objects from garbage collection: JAX traces a quarter faster
-    values = flags.FlagValues()
-    types = typing.get_type_hints(settings_class)
-    fields = {field.name: field for field in dataclasses.fields(settings_class)}
-    positional = next((name for name in fields if fields[name].metadata["positional"]), None)
-    for name in fields.keys() - {positional}:
-        kind = typing.get_origin(types[name])
-        if kind is not tuple:  # `str`, or `str | None`
-            kinds = typing.get_args(types[name]) or [types[name]]
-            kind = next(kind for kind in kinds if kind is not NoneType)
-        _DEFINE[kind](name, fields[name].default, fields[name].metadata["help"], flag_values=values)
+    values, fields = flags.FlagValues(), dataclasses.fields(settings_class)
+    positional = [field.name for field in fields if field.metadata["positional"]]
+    named = [field for field in fields if field.name not in positional]
+    for field in named:
+        _DEFINE[field.type](field.name, field.default, field.metadata["help"], flag_values=values)
     flags.DEFINE_bool("help", False, "print this", short_name="h", flag_values=values)
     try:
         rest = values(argv)[1:]
@@ -236,12 +241,11 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
             print(_help(settings_class, doc))
             raise SystemExit(0)
         if rest and not positional:
-            mark = "; the file of flags starts with a byte-order mark" * rest[0].startswith(
-                "\ufeff"
-            )
+            has_mark = rest[0].startswith("\ufeff")
+            mark = "; the file of flags starts with a byte-order mark" if has_mark else ""
             raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value{mark}")
-        chosen = {name: values[name].value for name in fields.keys() - {positional}}
-        chosen |= {positional: rest} if positional else {}
+        chosen = {field.name: values[field.name].value for field in named}
+        chosen |= dict.fromkeys(positional, rest)
         settings = settings_class(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
         )

@@ -115,7 +115,7 @@ def evaluate_ensemble(runs: Sequence[TrainedRun], dataset: data.Dataset) -> dict
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(EvaluateSettings, argv, __doc__)
     cli.start_jax()
-    try:
+    with cli.exit_on_error():
         paths = settings.workdir or (None,)
         runs = [trained.load_network(dataclasses.replace(settings, workdir=path)) for path in paths]
         dataset = load_data(runs[0], settings.dataset, settings.data_dir)
@@ -132,15 +132,13 @@ def main(argv: Sequence[str]) -> None:
             own = dataset.name == run.config["data"]["name"] and not result["note"]
             if not file and run.step is not None:
                 file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
-    except ValueError as error:
-        cli.fail(error)
     print(f"{format_table(shown)}\n")
     try:
         if file:
             atomic_write(file, json.dumps(result, indent=2) + "\n")
     except OSError as error:
         print(summary_line(shown))
-        cli.fail(f"{error}; name another file with --output", 1)
+        cli.fail(error, 1, "; name another file with --output")
     head = f"{len(runs)} networks together: " if len(runs) > 1 else ""
     print(head + summary_line(shown) + (f"; written to {file}" if file else ""))
 

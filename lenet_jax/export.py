@@ -15,7 +15,6 @@ for torch and onnx also name the classes.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +34,6 @@ class Format(NamedTuple):
     """A file format that a run can be exported to."""
 
     suffix: str
-    package: str | None  # that must be installed
     content: Callable[[TrainedRun], bytes]
     usage: str  # what to do with the file
 
@@ -43,23 +41,20 @@ class Format(NamedTuple):
 FORMATS = {
     "torch": Format(
         "safetensors",
-        "safetensors",
         lambda run: to_safetensors(run.params, **run.normalization, classes=run.classes),
         'net.load_state_dict(safetensors.torch.load_file("{file}"))',
     ),
     "stablehlo": Format(
         "stablehlo",
-        None,
         lambda run: to_stablehlo(run.params, **run.normalization),
         'jax.export.deserialize(open("{file}", "rb").read()).call(pixels)',
     ),
     "onnx": Format(
         "onnx",
-        "onnx",
         lambda run: to_onnx(run.params, **run.normalization, classes=run.classes),
         'onnxruntime.InferenceSession("{file}").run(None, {{"pixels": pixels}})',
     ),
-    "html": Format("html", None, lambda run: web_page(run), "open it in a browser"),
+    "html": Format("html", lambda run: web_page(run), "open it in a browser"),
 }
 
 
@@ -77,9 +72,7 @@ class ExportSettings(trained.NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init_from is not None and self.output is None:
-            raise ValueError(
-                "--output is missing: --init_from names no run whose folder could get it"
-            )
+            raise ValueError("--output is missing: --init_from has no folder for it")
 
 
 def about(run: TrainedRun) -> str:
@@ -93,22 +86,15 @@ def about(run: TrainedRun) -> str:
 
 
 def web_page(run: TrainedRun) -> bytes:
-    """The page to draw on.
-
-    Raises:
-      ValueError: the network takes images in colour.
-    """
     name, model = run.config["data"]["name"], model_for(run.params)
     if model.in_channels > 1:
-        raise ValueError(
-            f"--format=html: {run} takes images of {model.in_channels} channels, and a drawing has "
-            "one"
-        )
+        takes = f"takes images of {model.in_channels} channels"
+        raise ValueError(f"--format=html: {run} {takes}, and a drawing has one")
     names, text = run.classes, about(run)
     return web.page(run.params, **run.normalization, classes=names, dataset=name, about=text)
 
 
-def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path:
+def export(settings: ExportSettings, log: cli.Log = print) -> Path:
     """Writes the file, replaces an older one, and returns its path.
 
     Raises:
@@ -116,16 +102,16 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
       OSError: the file cannot be written; the message names --output.
     """
     form = FORMATS[settings.format]
-    if form.package and importlib.util.find_spec(form.package) is None:
-        raise ValueError(
-            f"--format={settings.format} needs the package {form.package}: "
-            f"pip install {form.package}"
-        )
     run = trained.load_network(settings, log)
     file = run.path / "export" / f"lenet.{form.suffix}"
     if settings.output is not None:
         file = expand_user(settings.output, "--output")
-    content = form.content(run)
+    try:
+        content = form.content(run)
+    except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
+        needs = f"needs the package {package}: pip install {package}"
+        raise ValueError(f"--format={settings.format} {needs}") from error
     try:
         with add_path_to_oserror(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +126,8 @@ def export(settings: ExportSettings, log: Callable[[str], None] = print) -> Path
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ExportSettings, argv, __doc__)
     cli.start_jax()
-    try:
+    with cli.exit_on_error():
         export(settings)
-    except ValueError as error:
-        cli.fail(error)
-    except OSError as error:
-        cli.fail(error, 1)
 
 
 if __name__ == "__main__":

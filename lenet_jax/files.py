@@ -36,7 +36,13 @@ def atomic_write(file: Path, content: str | bytes) -> None:
         finally:
             with contextlib.suppress(OSError):  # after a success it is gone
                 temporary.unlink()
-    _sync_folder(file.parent)
+    # So that the rename survives a power cut.
+    with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems sync none
+        descriptor = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -52,13 +58,3 @@ def add_path_to_oserror(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path}: cannot be written to ({error.strerror or error})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a power cut, where the system can do that."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems sync none
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

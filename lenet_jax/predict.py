@@ -18,7 +18,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -63,35 +63,38 @@ def format_line(answers: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    settings, answered = cli.parse(PredictSettings, argv, __doc__), 0
+    settings = cli.parse(PredictSettings, argv, __doc__)
     cli.start_jax()
+    with cli.exit_on_error("; name another folder with --output" if settings.output else ""):
+        if not answer(settings):
+            raise SystemExit(1)
+
+
+def answer(settings: PredictSettings) -> bool:
+    """Prints the answers; whether all pictures could be read."""
     note = lambda line: print(line, file=sys.stderr, flush=True)  # stdout is for answers only
+    run = trained.load_network(settings, note)
+    output = settings.output and expand_user(settings.output, "--output")
+    files, answered, all_read = list(find_files(settings.pictures)), 0, True
     try:
-        run = trained.load_network(settings, note)
-        output = settings.output and expand_user(settings.output, "--output")
-        files, failed = list(find_files(settings.pictures)), False
         with tqdm(files, unit="picture", leave=False, disable=None, delay=PATIENCE_S) as bar:
             for number, (path, error) in enumerate(bar, 1):
                 pages = reading.read(run, path, settings.center)
                 for page in pages if error is None else [reading.failed(str(path), path, 1, error)]:
                     if output:
                         reading.write_images(output, page, number)
-                    failed |= "error" in page.answers[0]
+                    all_read &= "error" not in page.answers[0]
                     _print(page, settings.json, note)
                 answered = number
-    except ValueError as error:
-        cli.fail(error)
-    except OSError as error:
-        cli.fail(f"{error}; name another folder with --output" if output else error, 1)
     except KeyboardInterrupt:
         cli.fail(f"stopped by Ctrl-C after {answered} pictures", 128 + signal.SIGINT)
-    if failed:
-        raise SystemExit(1)
+    return all_read
 
 
-def _print(page: reading.Reading, as_json: bool, note: Callable[[str], None]) -> None:
+def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
     """Prints the answers of a page, and what is wrong with it or doubtful, in this order."""
-    name = _printable(page.name)
+    # On one line, whatever bytes the file's name is made of.
+    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in page.name)
     error = page.answers[0].get("error")
     if error:
         note(f"error: {name}: {error}")
@@ -103,11 +106,6 @@ def _print(page: reading.Reading, as_json: bool, note: Callable[[str], None]) ->
         cli.print_line("\n".join(map(json.dumps, page.answers)))
     elif not error:
         cli.print_line(format_line(page.answers, name))
-
-
-def _printable(text: str) -> str:
-    """A file's name on one line, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ def run_names(runs: Sequence[TrainedRun]) -> list[str]:
 def differing_settings(runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
     """For each run, the settings that affect its results and differ between the runs."""
     settings = [run.config["settings"] for run in runs]
-    names = [
-        field.name for field in dataclasses.fields(Settings) if field.metadata["affects_results"]
-    ]
+    names = [f.name for f in dataclasses.fields(Settings) if f.metadata["affects_results"]]
     different = [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
     return [{name: each.get(name) for name in different} for each in settings]
 
@@ -70,8 +68,7 @@ def report(
 ) -> Path:
     """Writes the page about the first run into `folder`, and returns its path.
 
-    Args:
-      logits: [N, C], the first run's for the test split. result: from `measure_run`.
+    Its test split has `logits` [N, C] and the `result` of `measure_run`.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -97,12 +94,10 @@ def report(
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(ReportSettings, argv, __doc__)
     cli.start_jax()
-    try:
+    with cli.exit_on_error():
         runs = [trained.load(path) for path in settings.workdir]
         dataset = load_data(runs[0], data_dir=settings.data_dir)
         folder = expand_user(settings.output or runs[0].path / "report", "--output")
-    except ValueError as error:
-        cli.fail(error)
     logits = predict_logits(runs[0], dataset.test.images)
     result = measure_run(runs[0], dataset, logits)
     if result["note"]:
@@ -113,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})")
     except OSError as error:
         print(summary_line(result))
-        cli.fail(f"{error}; name another folder with --output", 1)
+        cli.fail(error, 1, "; name another folder with --output")
     print(f"{summary_line(result)}; the report is {file}")
 
 

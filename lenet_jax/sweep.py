@@ -9,7 +9,6 @@ The command writes a table, a figure and the numbers to --workdir. If it is stop
 command with the same --workdir continues, on this machine or on a cluster.
 """
 
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,30 +42,24 @@ def write_results(records: Sequence[dict[str, Any]], path: Path) -> list[dict[st
 
 
 def main(argv: Sequence[str]) -> None:
-    settings, path = cli.parse(SweepSettings, argv, __doc__), None
+    settings = cli.parse(SweepSettings, argv, __doc__)
     cli.start_jax(cores_are_devices=True)
-    with contextlib.ExitStack() as stack:
+    with cli.exit_on_error(stopped="stopped before training began"):
+        dataset = data.load(settings.dataset, settings.data_dir, print)
+        settings = resolve(settings, dataset)
+        path = folder.create(settings.workdir, f"sweep-{dataset.name}")
+    again = f"the same command with --workdir={path} continues"
+    with cli.exit_on_error(stopped=f"stopped: {again}"), folder.locked(path):
+        if dataset.note:
+            print(dataset.note)
+        print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
+        where = cluster.connect(settings.scheduler, settings.workers, cli.print_line)
         try:
-            dataset = data.load(settings.dataset, settings.data_dir, print)
-            settings = resolve(settings, dataset)
-            path = folder.create(settings.workdir, f"sweep-{dataset.name}")
-            stack.enter_context(folder.locked(path))
-            if dataset.note:
-                print(dataset.note)
-            print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
-            where = cluster.connect(settings.scheduler, settings.workers, cli.print_line)
-            train_slices = stack.enter_context(where)
-            rows = write_results(run(settings, dataset, path, cli.print_line, train_slices), path)
-        except ValueError as error:
-            cli.fail(error)
+            with where as train_slices:
+                records = run(settings, dataset, path, cli.print_line, train_slices)
         except cluster.ClusterError as error:
-            cli.fail(f"{error}: the same command with --workdir={path} continues", 1)
-        except OSError as error:
-            cli.fail(error, 1)
-        except KeyboardInterrupt:
-            how_to = f": the same command with --workdir={path} continues"
-            print("stopped" + (how_to if path else " before training began"))
-            raise SystemExit(130) from None
+            cli.fail(f"{error}: {again}", 1)
+        rows = write_results(records, path)
     print(format_table(rows))
     best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)
     if best is None:

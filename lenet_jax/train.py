@@ -30,16 +30,14 @@ def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
     """The device, the data, the network and the optimizer of a resolved run."""
     device, size = jax.devices()[0], count_params(state.params)
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
-    return "\n".join(
-        (
-            f"device     {device.platform} ({device.device_kind})",
-            f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
-            f"{len(dataset.test.labels):,} test images from {dataset.source}",
-            f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}",
-            f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
-            f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
-            f"{settings.epochs} epochs, seed {settings.seed}",
-        )
+    return (
+        f"device     {device.platform} ({device.device_kind})\n"
+        f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
+        f"{len(dataset.test.labels):,} test images from {dataset.source}\n"
+        f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}\n"
+        f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
+        f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
+        f"{settings.epochs} epochs, seed {settings.seed}"
     )
 
 
@@ -52,7 +50,9 @@ def main(argv: Sequence[str]) -> None:
         known = INFO[settings.dataset or "mnist"]  # a user's own files may have more classes
         model = LeNet(len(known.classes), np.size(known.mean))
         pool.submit(loop.create_state, settings, model, total_steps=1)
-        try:
+        with cli.exit_on_error(
+            stopped="stopped before training began"
+        ):  # a download takes its time
             name = folder.resolve_dataset_name(settings)
             dataset = data.load(name, settings.data_dir, print)
             if dataset.note:
@@ -62,13 +62,6 @@ def main(argv: Sequence[str]) -> None:
             stack.enter_context(folder.locked(path))
             signals = stack.enter_context(cli.catch_signals())
             run = loop.restore_or_init(settings, dataset, path, print)
-        except ValueError as error:
-            cli.fail(error)
-        except OSError as error:
-            cli.fail(error, 1)
-        except KeyboardInterrupt:  # a download takes its time
-            print("stopped before training began")
-            raise SystemExit(130) from None
         print(header(settings, dataset, run.state), flush=True)
         try:
             loop.fit(settings, dataset, path, cli.print_line, run, signals)

@@ -149,6 +149,31 @@ def test_an_error_of_many_lines_becomes_one(capsys):
     assert capsys.readouterr().err == "error: first second\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "out", "err"),
+    [
+        (ValueError("--seed=x: wrong"), 2, "", "error: --seed=x: wrong\n"),
+        (OSError("a: full"), 1, "", "error: a: full; try --output\n"),
+        (KeyboardInterrupt(), 130, "stopped here\n", ""),
+    ],
+    ids=["asked wrongly", "the machine", "Ctrl-C"],
+)
+def test_an_error_ends_the_command_with_one_line_and_its_code(error, code, out, err, capsys):
+    with (
+        pytest.raises(SystemExit) as exit_info,
+        cli.exit_on_error("; try --output", "stopped here"),
+    ):
+        raise error
+    assert (exit_info.value.code, *capsys.readouterr()) == (code, out, err)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), RuntimeError("ours")])
+def test_a_pipe_that_has_gone_and_a_mistake_of_ours_pass(error, capsys):
+    with pytest.raises(type(error)), cli.exit_on_error("; try --output"):
+        raise error
+    assert capsys.readouterr() == ("", "")
+
+
 NAMES = [field.name for field in dataclasses.fields(Settings)]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # no argument can be half a character
 VALUES = st.one_of(

@@ -1,8 +1,8 @@
 """The command from outside: what it writes, what it says, how it ends."""
 
-import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -121,10 +121,8 @@ def test_what_cannot_be_asked_for_is_one_line_and_code_2(flags, named, tiny_run,
 def test_a_missing_package_is_named_with_how_to_install_it(
     form, package, tiny_run, monkeypatch, capsys
 ):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == package else find(name)
-    )
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"{package}.numpy", raising=False)
     with pytest.raises(SystemExit) as ended:
         command(f"--workdir={tiny_run}", f"--format={form}")
     assert ended.value.code == 2

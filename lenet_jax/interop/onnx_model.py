@@ -48,7 +48,6 @@ def _nodes() -> list[Any]:
     nodes: list[Any] = []
 
     def then(operation: str, x: str, *arguments: str, **attributes: Any) -> str:
-        """Adds a node and returns the name of its output."""
         output = f"{operation.lower()}_{len(nodes)}"
         nodes.append(helper.make_node(operation, [x, *arguments], [output], output, **attributes))
         return output

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from lenet_jax.core.model import LeNet, model_for, sizes
-from lenet_jax.core.step import init_params
 from lenet_jax.data import damage
 from lenet_jax.files import expand_user
 
@@ -33,7 +32,7 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Types that NumPy lacks, such as bfloat16, become float32, because torch refuses them.
 
-    >>> params = init_params(LeNet(), jax.random.key(0))
+    >>> params = LeNet().init(jax.random.key(0), np.zeros((1, 32, 32, 1)))["params"]
     >>> to_state_dict(params)["fc1.weight"].shape
     (120, 400)
     """
@@ -72,11 +71,11 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
 
 def _shapes(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     """The shapes of LeNet's state dict, with the classes and the channels of this one."""
-    shapes = (state["fc3.bias"].shape[:1], state["conv1.weight"].shape[1:2])
-    model = LeNet(*(max((1, *shape)) for shape in shapes))
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), params)
-    return {key: value.shape for key, value in to_state_dict(zeros).items()}
+    classes, channels = state["fc3.bias"].shape[:1], state["conv1.weight"].shape[1:2]
+    model, shapes = LeNet(max((1, *classes)), max((1, *channels))), {}
+    for name, (*window, inputs, outputs) in model.kernel_shapes().items():
+        shapes |= {f"{name}.bias": (outputs,), f"{name}.weight": (outputs, inputs, *window)}
+    return shapes
 
 
 def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -143,6 +142,9 @@ def read_params(
     except (MemoryError, OSError) as error:
         reason = damage.reason(error)
         raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error
+    except ModuleNotFoundError as error:
+        needs = f"only {error.name} reads it: pip install {error.name}"
+        raise ValueError(f"--init_from={path}: {needs}, or save it in another format") from error
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error
     if taken:
@@ -206,16 +208,12 @@ def as_normalization(mean: Any, std: Any) -> dict[str, Any] | None:
 def _require_names(state: Mapping[str, Any]) -> None:
     missing, unknown = sorted(_NAMES - state.keys()), sorted(state.keys() - _NAMES)
     if missing or unknown:
-        raise ValueError(
-            f"not the state dict of the tutorial's network: missing {missing}, unknown {unknown}"
-        )
+        raise ValueError(f"not the tutorial's state dict: missing {missing}, unknown {unknown}")
 
 
 def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, deserialize
-    except ModuleNotFoundError as error:
-        raise ValueError("needs the package safetensors: pip install safetensors") from error
+    from safetensors import SafetensorError, deserialize
+
     try:  # not safetensors.numpy, which lacks bfloat16
         entries = dict(deserialize(content))
     except SafetensorError as error:
@@ -230,12 +228,8 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _read_torch(content: bytes) -> dict[str, Any]:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "only PyTorch reads it: pip install torch, or save it as .safetensors there"
-        ) from error
+    import torch
+
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
@@ -250,7 +244,6 @@ def _read_torch(content: bytes) -> dict[str, Any]:
 
 
 def _to_array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array of an array or of a tensor."""
     if isinstance(value, np.ndarray):
         return value
     if not hasattr(value, "is_floating_point"):

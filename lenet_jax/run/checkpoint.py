@@ -16,9 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lenet_jax.cli import Log
 from lenet_jax.files import atomic_write
 
 Tree = Mapping[str, Any]  # a pytree of arrays for each part of a state, such as "params"
+# Gets the note, before the arrays are parsed, and returns the parts to read, with leaves that have
+# the shape and the dtype of the expected arrays. Its errors end the search.
+Like = Callable[[dict[str, Any]], Tree]
 # What zipfile, NumPy and json raise for damaged content that is already in memory; RuntimeError is
 # zipfile's for a member whose header says that it is encrypted.
 DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, KeyError, ValueError, RuntimeError)
@@ -39,10 +43,6 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, step: int, tree: Tree, note: dict[str, Any], keep: int) -> None:
     """Writes the checkpoint of `step` completely or not at all; then only the latest `keep` stay.
 
-    Args:
-      folder: of the checkpoints; it is made if it is missing.
-      tree: arrays. note: JSON. The file holds both.
-
     Raises:
       OSError: the file cannot be written; the message names it and the checkpoint before it.
     """
@@ -60,7 +60,6 @@ def save(folder: Path, step: int, tree: Tree, note: dict[str, Any], keep: int) -
 
 
 def file_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is."""
     return folder / f"step_{step:08d}.npz"
 
 
@@ -70,18 +69,10 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def latest_valid(
-    folder: Path, like: Callable[[dict[str, Any]], Tree], log: Callable[[str], None]
-) -> Checkpoint | None:
+def latest_valid(folder: Path, like: Like, log: Log) -> Checkpoint | None:
     """The latest intact checkpoint, with a line to `log` for each damaged one that is later.
 
-    Args:
-      folder: of the checkpoints; it need not exist.
-      like: gets the note, before the arrays are parsed, and returns the parts to read, with leaves
-        that have the shape and the dtype of the expected arrays. Its errors end the search.
-
-    Returns:
-      None if there are no checkpoints.
+    None if there are no checkpoints.
 
     Raises:
       CheckpointError: there are checkpoints, and all are damaged or were written by version 0.2.
@@ -97,10 +88,8 @@ def latest_valid(
             log(f"a damaged checkpoint is skipped: {error}")
             damaged.add(found[-1])
     if damaged:
-        raise CheckpointError(
-            f"{folder}: all {len(damaged)} checkpoints are damaged; train with --noresume starts "
-            "the run again"
-        )
+        lost = f"all {len(damaged)} checkpoints are damaged"
+        raise CheckpointError(f"{folder}: {lost}; train with --noresume starts the run again")
     if any(folder.glob("step_*/")):
         raise CheckpointError(
             f"{folder}: lenet_jax 0.2 or earlier wrote these checkpoints, and only it reads them; "
@@ -117,11 +106,8 @@ def set_aside_later(folder: Path, step: int) -> None:
             file.replace(file.with_suffix(".damaged"))
 
 
-def restore(folder: Path, step: int, like: Callable[[dict[str, Any]], Tree]) -> Checkpoint:
+def restore(folder: Path, step: int, like: Like) -> Checkpoint:
     """The checkpoint of `step`, after its checksums, names, shapes and dtypes have been compared.
-
-    Args:
-      folder, like: as for `latest_valid`.
 
     Raises:
       CheckpointError: the file is damaged, or its arrays are not those that `like` describes.

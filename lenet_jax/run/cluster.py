@@ -13,13 +13,14 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import operator
 import pkgutil
 import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,9 @@ from lenet_jax import cli
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.split import Split
 from lenet_jax.files import expand_user
+from lenet_jax.interop.pytorch import as_normalization
 from lenet_jax.run import folder, grid
+from lenet_jax.run.grid import LogUpdates, Records, Shared, Slice, SweepSettings, TrainSlices
 
 RETRIES = 2  # of a slice that raised an error, for example without memory
 CONNECT_TIMEOUT_S = 10.0
@@ -57,25 +60,18 @@ class Outcome(NamedTuple):
 
     worker: str
     environment: dict[str, Any]  # of `folder.environment`
-    records: list[dict[str, Any]]
+    records: Records
     updates: int
 
 
 @contextlib.contextmanager
-def connect(
-    scheduler: str | None, workers: int | None, log: Callable[[str], None]
-) -> Iterator[grid.TrainSlices]:
-    """The function with which `grid.run` trains slices, on a cluster or in this process.
+def connect(scheduler: str | None, workers: int | None, log: cli.Log) -> Iterator[TrainSlices]:
+    """The function with which `grid.run` trains slices: in this process, unless a flag is given.
 
     The end of the block cancels slices that are not done.
 
-    Args:
-      scheduler: tcp://host:port, or the file that `dask scheduler --scheduler-file` wrote.
-      workers: instead of a scheduler, the number of processes to start on this machine.
-      log: is called with a line when a worker leaves or while there is no worker.
-
     Raises:
-      ValueError: Dask is not installed, or `scheduler` is neither an address nor such a file.
+      ValueError: Dask is not installed, or --scheduler is neither an address nor such a file.
       ClusterError: the scheduler does not answer.
     """
     if scheduler is None and not workers:
@@ -90,9 +86,8 @@ def connect(
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if workers:
-            where = stack.enter_context(
-                distributed.LocalCluster(n_workers=workers, **LOCAL_CLUSTER)
-            )
+            local = distributed.LocalCluster(n_workers=workers, **LOCAL_CLUSTER)
+            where = stack.enter_context(local)
         else:
             where = _address(scheduler, flag)
         try:
@@ -104,50 +99,37 @@ def connect(
 
 
 def _address(scheduler: str, flag: str) -> str:
-    """The scheduler's address, given as such or as a file, which may be about to be written.
-
-    Raises:
-      ValueError: it is neither.
-    """
+    """The scheduler's address, given as such or as a file, which may be about to be written."""
     if re.fullmatch(r"(\w+://)?[^/]+:\d+", scheduler):
         return scheduler
     path, deadline = expand_user(scheduler, "--scheduler"), time.monotonic() + CONNECT_TIMEOUT_S
-    if not path.is_file():
-        raise ValueError(
-            f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask scheduler "
-            "--scheduler-file` wrote"
-        )
     while True:
         try:
             return str(json.loads(path.read_bytes())["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if time.monotonic() > deadline:
+            if not path.is_file() or time.monotonic() > deadline:
                 raise ValueError(
-                    f"{flag}: is not a file that `dask scheduler --scheduler-file` wrote ({error})"
+                    f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask "
+                    f"scheduler --scheduler-file` wrote ({error})"
                 ) from error
         time.sleep(POLL_S)
 
 
 def train_slices(
-    client: Any,
-    log: Callable[[str], None],
-    settings: grid.SweepSettings,
-    slices: Sequence[grid.Slice],
-    model: LeNet,
-    split: Split,
-    log_updates: Callable[[int], None],
-) -> Iterator[tuple[grid.Slice, list[dict[str, Any]], str]]:
-    """Each slice with its records and its worker's address, as soon as it is trained.
+    client: Any, log: cli.Log, shared: Shared, slices: Sequence[Slice], log_updates: LogUpdates
+) -> Iterator[tuple[Slice, Records, str]]:
+    """A `grid.TrainSlices`, once it has a client and a log.
 
     Raises:
-      ValueError: a worker has other versions; the message names them.
       ClusterError: the scheduler has gone, or some slices failed and all others are done.
     """
     from distributed import as_completed
 
-    here, failed, monitor = folder.environment(), 0, _Monitor(client, log, log_updates)
-    parts = _submit(client, settings, slices, model, split, here, monitor.topic)
-    done = as_completed(parts)
+    here, topic, watch = folder.environment(), f"lenet_jax-{uuid.uuid4().hex}", _watch(client, log)
+    updates: dict[str, int] = {}  # by slice; lower again if a worker dies and its slice starts anew
+    client.subscribe_topic(topic, lambda event: updates.update([event[1]]))
+    parts = _submit(client, shared, slices, here["versions"], topic)
+    done, failed, shown, noted = as_completed(parts), 0, 0, {""}
     while parts:
         for future in done.next_batch(block=False):
             part = parts.pop(future)
@@ -158,25 +140,23 @@ def train_slices(
             if future.status != "finished":
                 raise ClusterError("the scheduler has gone; what is trained is kept")
             outcome = future.result()
-            monitor.check(outcome, here)
-            monitor.updates[part.name] = outcome.updates
-            monitor.show_progress()
+            if (differs := _compare(outcome, here)) not in noted:
+                noted.add(differs)
+                log(f"note: on {outcome.worker}, {differs}: the last bits of results may differ")
+            updates[part.name] = outcome.updates
             yield part, outcome.records, outcome.worker
-        monitor.look()
+        next(watch)
+        now = sum(list(updates.values()))
+        log_updates(now - shown)
+        shown = now
         time.sleep(POLL_S)
     if failed:
         raise ClusterError(f"{failed} of {len(slices)} slices were given up; the others are kept")
 
 
 def _submit(
-    client: Any,
-    settings: grid.SweepSettings,
-    slices: Sequence[grid.Slice],
-    model: LeNet,
-    split: Split,
-    environment: dict[str, Any],
-    topic: str,
-) -> dict[Any, grid.Slice]:
+    client: Any, shared: Shared, slices: Sequence[Slice], versions: dict[str, str], topic: str
+) -> dict[Any, Slice]:
     """The futures of the slices' outcomes.
 
     Tasks give their functions by name, and their arguments contain none of our classes: a worker
@@ -184,14 +164,11 @@ def _submit(
     """
     import dask
 
-    task = lambda name, *args: (
-        operator.call,
-        (pkgutil.resolve_name, f"{__name__}:{name}"),
-        *args,
-    )
+    task = lambda name, *args: (operator.call, (pkgutil.resolve_name, f"{__name__}:{name}"), *args)
+    settings, model, split = shared
     request = {
         "settings": dataclasses.asdict(settings),
-        "versions": environment["versions"],
+        "versions": versions,
         "devices": jax.local_device_count(),
         "topic": topic,
         "model": [model.num_classes, model.in_channels],
@@ -202,12 +179,12 @@ def _submit(
     # A task unpacks the images, which all slices share: Dask repeats a task if its worker dies,
     # but it does not scatter data again. The scheduler keeps the 10 MB of MNIST's images.
     images = zlib.compress(np.ascontiguousarray(split.images), 1)
-    shared = f"{topic}-shared"
-    graph = {shared: task("_unpack", json.dumps(request), images, split.labels)}
+    sent = f"{topic}-shared"
+    graph = {sent: task("_unpack", json.dumps(request), images, split.labels)}
     # With keys of one group, Dask queues the tasks and gives a worker one or two at a time.
     keys = [(topic, number) for number in range(len(slices))]
     for key, part in zip(keys, slices, strict=True):
-        graph[key] = task("_train", json.dumps([part.optimizer, part.cells]), shared)
+        graph[key] = task("_train", json.dumps([part.optimizer, part.cells]), sent)
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
         futures = client.get(graph, keys, sync=False, retries=RETRIES)
     return dict(zip(futures, slices, strict=True))
@@ -219,16 +196,16 @@ def _unpack(request: str, images: bytes, labels: np.ndarray) -> tuple[str, np.nd
     return request, pixels.reshape(json.loads(request)["shape"]), labels
 
 
-def _train(part: str, shared: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
+def _train(part: str, sent: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
     """A task: trains a slice, if the worker's versions are those of the request."""
     from distributed import get_worker
 
-    request, worker, updates, shown = json.loads(shared[0]), get_worker(), 0, time.monotonic()
+    request, worker, updates, shown = json.loads(sent[0]), get_worker(), 0, time.monotonic()
     environment = _configure(request["devices"])
     if environment["versions"] != request["versions"]:
         return Outcome(worker.address, environment, [], 0)
     optimizer, cells = json.loads(part)
-    part = grid.Slice(optimizer, tuple(map(tuple, cells)))
+    part = Slice(optimizer, tuple(map(tuple, cells)))
 
     def log_updates(count: int) -> None:
         nonlocal updates, shown
@@ -237,9 +214,9 @@ def _train(part: str, shared: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
             shown = time.monotonic()
             worker.log_event(request["topic"], (part.name, updates))
 
-    settings = grid.SweepSettings(**request["settings"])
-    split = Split(*shared[1:], **folder.normalization(request))
-    records = grid.train_slice(settings, part, LeNet(*request["model"]), split, log_updates)
+    split = Split(*sent[1:], **as_normalization(request["mean"], request["std"]))
+    settings, model = SweepSettings(**request["settings"]), LeNet(*request["model"])
+    records = grid.train_slice(Shared(settings, model, split), part, log_updates)
     return Outcome(worker.address, environment, records, updates)
 
 
@@ -253,72 +230,41 @@ def _configure(devices: int) -> dict[str, Any]:
     return folder.environment()
 
 
-class _Monitor:
-    """Reports a cluster's progress, the workers that leave, and the lack of workers."""
-
-    def __init__(
-        self, client: Any, log: Callable[[str], None], log_updates: Callable[[int], None]
-    ) -> None:
-        self.client, self.log, self.log_updates = client, log, log_updates
-        self.topic = f"lenet_jax-{uuid.uuid4().hex}"
-        self.updates: dict[str, int] = {}  # by slice
-        self.shown = 0
-        self.workers: set[str] = set()
-        self.looked = time.monotonic()
-        self.seen: float | None = self.looked  # when there was a worker; None once this was said
-        self.noted: set[str] = set()
-        client.subscribe_topic(self.topic, lambda event: self.updates.update([event[1]]))
-
-    def show_progress(self) -> None:
-        """Progress may go back, because a slice whose worker died starts again."""
-        now = sum(list(self.updates.values()))
-        self.log_updates(now - self.shown)
-        self.shown = now
-
-    def look(self) -> None:
-        """Looks up workers and progress every LOOK_S seconds."""
-        if time.monotonic() < self.looked + LOOK_S:
-            return
-        self.show_progress()
+def _watch(client: Any, log: cli.Log) -> Iterator[None]:
+    """Looks up the workers every LOOK_S seconds; logs those that leave, and that there is none."""
+    workers: set[str] = set()
+    looked = seen = time.monotonic()
+    while True:
+        yield
+        if time.monotonic() < looked + LOOK_S:
+            continue
         with contextlib.suppress(OSError):  # the futures tell if the scheduler has gone
-            now = set(self.client.nthreads())
-            for worker in sorted(self.workers - now):
-                self.log(f"{worker} has gone: its slices are trained again")
+            now = set(client.nthreads())
+            for worker in sorted(workers - now):
+                log(f"{worker} has gone: its slices are trained again")
             if now:
-                self.seen = time.monotonic()
-            elif self.seen and time.monotonic() > self.seen + WAIT_S:
-                self.log(
-                    "there is no worker: waiting (dask worker ADDRESS --nthreads 1 starts one)"
-                )
-                self.seen = None
-            self.workers = now
-        self.looked = time.monotonic()
+                seen = time.monotonic()
+            elif time.monotonic() > seen + WAIT_S:
+                log("there is no worker: waiting (dask worker ADDRESS --nthreads 1 starts one)")
+                seen = math.inf  # said once
+            workers = now
+        looked = time.monotonic()
 
-    def check(self, outcome: Outcome, here: dict[str, Any]) -> None:
-        """Raises ValueError if the worker's versions differ; logs a note if its machine does."""
-        differs = folder.environment_diff(outcome.environment, here)
-        if outcome.environment["versions"] != here["versions"]:
-            raise ValueError(
-                f"{outcome.worker} has other versions than this process and would give other "
-                f"numbers ({differs}): install the same"
-            )
-        if differs not in ("", *self.noted):
-            self.noted.add(differs)
-            self.log(f"note: on {outcome.worker}, {differs}: the last bits of results may differ")
+
+def _compare(outcome: Outcome, here: dict[str, Any]) -> str:
+    """How the worker's environment differs; ValueError if its versions do."""
+    differs = folder.environment_diff(outcome.environment, here)
+    if outcome.environment["versions"] != here["versions"]:
+        raise ValueError(f"{outcome.worker} has other versions ({differs}): install the same there")
+    return differs
 
 
 def _explain(error: BaseException) -> str:
-    """A task's error, as one line.
-
-    Raises:
-      ClusterError: a worker lacks a package, so that every slice would fail.
-    """
+    """A task's error, as one line; ClusterError if a worker lacks a package, as for every slice."""
     from distributed import KilledWorker
 
     if isinstance(error, ImportError):
-        raise ClusterError(
-            f"workers need lenet_jax[train,cluster] installed, and one says: {error}"
-        )
+        raise ClusterError(f"workers need lenet_jax[train,cluster], and one says: {error}")
     if isinstance(error, KilledWorker):
         times, last = error.allowed_failures + 1, error.last_worker.address
         return f"{times} workers died with it, the last one was {last}"

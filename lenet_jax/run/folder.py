@@ -16,10 +16,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,12 +30,12 @@ from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
 from lenet_jax.run.log import EVENTS, METRICS
 from lenet_jax.run.settings import diff_settings
 
-fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+Config = dict[str, Any]  # of a run, as in its config.json
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the errors of some network file systems
 PACKAGE = Path(__file__).parents[1]
@@ -57,9 +56,8 @@ def create(folder: str | None, name: str) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = expand_user(folder, "--workdir") if folder else Path("runs") / f"{name}-{now}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
-            path.mkdir(exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         else:
             path = _make_new(path)
         with tempfile.TemporaryFile(dir=path):  # unnamed, so it cannot collide
@@ -71,14 +69,11 @@ def create(folder: str | None, name: str) -> Path:
 
 
 def _make_new(path: Path) -> Path:
-    """Makes the folder, with a number if another run started in the same second."""
-    new, number = path, itertools.count(2)
-    while True:
-        try:
-            new.mkdir()
+    for number in itertools.count(1):  # another run may have started in the same second
+        new = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            new.mkdir(parents=True)
             return new
-        except FileExistsError:
-            new = path.with_name(f"{path.name}-{next(number)}")
 
 
 def resolve_dataset_name(settings: Any) -> str | None:
@@ -99,7 +94,7 @@ def resolve_dataset_name(settings: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
+def locked(path: Path, log: cli.Log = print) -> Iterator[None]:
     """Keeps other processes out of a run's folder for the duration of a block.
 
     Raises:
@@ -110,7 +105,9 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
         file = (path / LOCK).open("a+b", buffering=0)  # closing must not try to write again
     with file:
         try:
-            _lock(file)
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, "no locks")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             process = file.read().decode().strip()
@@ -128,12 +125,6 @@ def locked(path: Path, log: Callable[[str], None] = print) -> Iterator[None]:
         yield
 
 
-def _lock(file: IO[bytes]) -> None:
-    if fcntl is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def archive_run(path: Path) -> Path | None:
     """Moves the run in a folder to a new folder `old-<time>` inside it, which it returns."""
     run = [path / name for name in (CHECKPOINTS, METRICS, EVENTS, CONFIG) if (path / name).exists()]
@@ -146,7 +137,7 @@ def archive_run(path: Path) -> Path | None:
     return old
 
 
-def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
+def make_config(settings: Any, dataset: Dataset) -> Config:
     """Everything that a run's results depend on, for its checkpoints' notes and `config.json`."""
     return {
         "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
@@ -166,15 +157,8 @@ def make_config(settings: Any, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def network(config: dict[str, Any]) -> LeNet:
-    """The network for a run's data."""
+def network(config: Config) -> LeNet:
     return LeNet(len(config["data"]["classes"]), config["data"]["channels"])
-
-
-def normalization(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """{"mean", "std"} as in a `data.Split`, from a JSON object that holds both."""
-    pair = {name: stored[name] for name in ("mean", "std")}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in pair.items()}
 
 
 def environment() -> dict[str, Any]:
@@ -203,12 +187,11 @@ def data_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Writes `config.json`."""
+def write_config(path: Path, config: Config) -> None:
     atomic_write(path / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path) -> Config | None:
     """The content of `config.json`, or None if the file is missing.
 
     Raises:
@@ -224,30 +207,22 @@ def read_config(path: Path) -> dict[str, Any] | None:
     match config:
         case {"command": str(), "settings": dict(), "data": dict(), "versions": dict()}:
             return config
-    raise ValueError(
-        f"{file}: is not the config.json of a run; delete it (checkpoints hold a copy), or start "
-        "again with --noresume"
-    )
+    raise ValueError(f"{file}: is not the config.json of a run; delete it: checkpoints hold a copy")
 
 
-def require_same_run(
-    path: Path, settings: Any, config: dict[str, Any], stored: dict[str, Any]
-) -> None:
-    """Raises ValueError, with names, unless `config` can continue the run in `path`.
-
-    A run continues with the same command, the same settings and the same data as in its `stored`
-    config.
-    """
+def require_same_run(path: Path, settings: Any, config: Config, stored: Config) -> None:
+    """Raises ValueError, with names, unless command, settings and data are as in `stored`."""
     if stored["command"] != config["command"]:
         raise ValueError(
-            f"--workdir={path}: the folder holds a run of {stored['command']}, and this is "
-            f"{config['command']}; use another --workdir"
+            f"--workdir={path}: holds a run of {stored['command']}, and this is "
+            f"{config['command']}; use another"
         )
     names = {field.name for field in dataclasses.fields(settings)}
     remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
     if different := diff_settings(settings, stored["settings"]):
+        show = lambda value: "not set" if value is None else value
         pairs = " and ".join(
-            f"--{name} is {_value(here)} here but the run in {path} used {_value(there)}"
+            f"--{name} is {show(here)} here but the run in {path} used {show(there)}"
             for name, (here, there) in different.items()
         )
         raise ValueError(f"{pairs}; {remedy}")
@@ -259,7 +234,7 @@ def require_same_run(
         )
 
 
-def extend(path: Path, settings: Any, stored: dict[str, Any], done: int) -> dict[str, Any]:
+def extend(path: Path, settings: Any, stored: Config, done: int) -> Config:
     """The config of the run in `path`, after `done` epochs, with the number in `settings.epochs`.
 
     Raises:
@@ -277,18 +252,14 @@ def extend(path: Path, settings: Any, stored: dict[str, Any], done: int) -> dict
     return {**stored, "settings": {**stored["settings"], "epochs": settings.epochs}}
 
 
-def environment_diff(config: dict[str, Any], stored: dict[str, Any]) -> str:
+def environment_diff(config: Config, stored: Config) -> str:
     """The differences of two environments that may change the last bits of a run's numbers."""
-    compared = {
-        "machine": ("platform", "device", "devices", "cores"),
-        "jax_settings": (*JAX_SETTINGS, "XLA_FLAGS"),
-        "versions": ("lenet_jax", *PACKAGES),
-    }
     triples = [
-        (name, stored[part][name], config[part][name])
-        for part, names in compared.items()
-        for name in names
-        if name in stored.get(part, {})  # a sweep of version 0.2 has no jax_settings
+        (name, stored[part][name], now)
+        for part in ("machine", "jax_settings", "versions")
+        for name, now in config[part].items()
+        # A sweep of version 0.2 has no jax_settings; Python's version changes no bits.
+        if name in stored.get(part, {}) and name != "python"
     ]
     return ", ".join(f"{name} from {old} to {new}" for name, old, new in triples if old != new)
 
@@ -300,7 +271,3 @@ def _code() -> str:
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _value(value: Any) -> str:
-    return "not set" if value is None else str(value)

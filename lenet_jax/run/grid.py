@@ -9,14 +9,14 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import data
-from lenet_jax.cli import at_least, between, setting
+from lenet_jax.cli import Log, at_least, between, setting
 from lenet_jax.core import metrics, population
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE, OPTIMIZERS
@@ -24,7 +24,7 @@ from lenet_jax.core.split import take
 from lenet_jax.data import registry
 from lenet_jax.files import atomic_write
 from lenet_jax.run import folder
-from lenet_jax.run.settings import TrainingSettings
+from lenet_jax.run.settings import TrainingSettings, resolve_data
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times an optimizer's default rate: the default grid
 HELD_OUT = 6  # hold out 1/HELD_OUT of the images
@@ -32,11 +32,7 @@ HELD_OUT = 6  # hold out 1/HELD_OUT of the images
 
 @dataclasses.dataclass(frozen=True)
 class SweepSettings(TrainingSettings):
-    """The flags of `python -m lenet_jax.sweep`. None means: decided when the sweep starts.
-
-    Raises:
-      ValueError: a setting is out of its range; the message starts with the flag.
-    """
+    """The flags of `python -m lenet_jax.sweep`."""
 
     optimizers: str = setting("sgd,nesterov,adam,rmsprop", "optimizers to compare, comma-separated")
     learning_rates: str | None = setting(
@@ -44,10 +40,7 @@ class SweepSettings(TrainingSettings):
     )
     seeds: int = setting(3, "networks per setting", valid=between(1, 10_000))
     slice_size: int = setting(
-        8,
-        "networks trained at once; more need more memory",
-        valid=at_least(1),
-        affects_results=False,
+        8, "networks at once; more need more memory", valid=at_least(1), affects_results=False
     )
     scheduler: str | None = setting(
         None,
@@ -55,10 +48,7 @@ class SweepSettings(TrainingSettings):
         affects_results=False,
     )
     workers: int | None = setting(
-        None,
-        "processes to train in, on this machine, by Dask",
-        valid=at_least(1),
-        affects_results=False,
+        None, "local processes to train in, by Dask", valid=at_least(1), affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -86,24 +76,14 @@ class SweepSettings(TrainingSettings):
 
 
 def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
-    """Fills in the settings that depend on the data set.
-
-    Raises:
-      ValueError: too few images are left to train on or to hold out.
-    """
+    """Fills in the settings that depend on the data set, which must have images to hold out."""
     held_out, rest = split_indices(len(dataset.train.labels))
     if not len(held_out):
         raise ValueError(
             f"--dataset={dataset.name}: a sweep holds out 1/{HELD_OUT} of the training images, and "
             f"there are only {len(rest)}"
         )
-    if settings.batch_size > len(rest):
-        raise ValueError(
-            f"--batch_size={settings.batch_size}: only {len(rest)} images of {dataset.name} are "
-            "left to train on"
-        )
-    epochs = settings.epochs or registry.INFO[dataset.name].default_epochs
-    return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
+    return resolve_data(settings, dataset, len(rest))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,17 +98,20 @@ class Slice:
         (rate, seed), count = self.cells[0], len(self.cells)
         return f"{self.optimizer}-{rate!r}-{seed}-{count}"
 
-    def file(self, path: Path) -> Path:
-        return path / f"{self.name}.json"
+
+class Shared(NamedTuple):
+    """What all slices of a sweep have in common."""
+
+    settings: SweepSettings
+    model: LeNet
+    split: data.Split  # with the images that are held out
 
 
-# A function that trains slices of a sweep on a split. It yields, in any order, each slice with its
-# records and the address where it was trained ("" for this process), and calls its last argument
-# with the number of updates that it has done since the call before.
-TrainSlices = Callable[
-    [SweepSettings, Sequence[Slice], LeNet, data.Split, Callable[[int], None]],
-    Iterator[tuple[Slice, list[dict[str, Any]], str]],
-]
+Records = list[dict[str, Any]]  # one per network
+LogUpdates = Callable[[int], None]  # gets the number of updates since its last call
+# Trains slices. It yields, in any order, each of them with its records and the address where it was
+# trained ("" for this process).
+TrainSlices = Callable[[Shared, Sequence[Slice], LogUpdates], Iterator[tuple[Slice, Records, str]]]
 
 
 def plan(settings: SweepSettings) -> list[Slice]:
@@ -152,14 +135,9 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
     return order[: count // HELD_OUT], order[count // HELD_OUT :]
 
 
-def train_slice(
-    settings: SweepSettings,
-    part: Slice,
-    model: LeNet,
-    split: data.Split,
-    log_updates: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    """One record per network: its settings, its loss curve, its accuracy on held-out images."""
+def train_slice(shared: Shared, part: Slice, log_updates: LogUpdates) -> Records:
+    """Of each network: its settings, its loss curve, its accuracy on held-out images."""
+    settings, model, split = shared
     held_out, rest = (take(split, rows) for rows in split_indices(len(split.labels)))
     rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
     trained = population.train(
@@ -192,33 +170,25 @@ def train_slice(
 
 
 def train_here(
-    settings: SweepSettings,
-    slices: Sequence[Slice],
-    model: LeNet,
-    split: data.Split,
-    log_updates: Callable[[int], None],
-) -> Iterator[tuple[Slice, list[dict[str, Any]], str]]:
+    shared: Shared, slices: Sequence[Slice], log_updates: LogUpdates
+) -> Iterator[tuple[Slice, Records, str]]:
     """Trains them one after the other in this process: a `TrainSlices`."""
     for part in slices:
-        yield part, train_slice(settings, part, model, split, log_updates), ""
+        yield part, train_slice(shared, part, log_updates), ""
 
 
 def run(
     settings: SweepSettings,
     dataset: data.Dataset,
     path: Path,
-    log: Callable[[str], None] = print,
+    log: Log = print,
     train_slices: TrainSlices = train_here,
-) -> list[dict[str, Any]]:
-    """Trains the slices that `path` does not hold yet, with one line each to `log`.
-
-    Returns:
-      The records of all slices.
+) -> Records:
+    """The records of all slices; those that `path` lacks are trained, with a line each to `log`.
 
     Raises:
       ValueError: `path` holds another sweep, or a damaged file.
       OSError: a file could not be written.
-      And whatever `train_slices` raises.
     """
     config, stored = folder.make_config(settings, dataset), folder.read_config(path)
     if stored:
@@ -229,7 +199,7 @@ def run(
         folder.write_config(path, config)
     slices_path, slices = path / "slices", plan(settings)
     slices_path.mkdir(exist_ok=True)
-    files = {part: part.file(slices_path) for part in slices}
+    files = {part: slices_path / f"{part.name}.json" for part in slices}
     records = {part: _read(file) for part, file in files.items() if file.exists()}
     missing = [part for part in slices if part not in records]
     networks, done = sum(len(part.cells) for part in slices), sum(map(len, records.values()))
@@ -238,47 +208,45 @@ def run(
     with tqdm(
         total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
     ) as bar:
-        show = lambda count: bar.update(count / updates)
-        trained = train_slices(settings, missing, folder.network(config), dataset.train, show)
+        shared = Shared(settings, folder.network(config), dataset.train)
+        trained = train_slices(shared, missing, lambda count: bar.update(count / updates))
         for part, new, where in trained:
             atomic_write(files[part], json.dumps(new) + "\n")
             records[part] = new
             done += len(new)
-            log(
-                f"{part.optimizer}: {done} of {networks} networks are trained"
-                + (f", the last by {where}" if where else "")
-            )
+            by = f", the last by {where}" if where else ""
+            log(f"{part.optimizer}: {done} of {networks} networks are trained{by}")
     return [record for part in slices for record in records[part]]
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read(file: Path) -> Records:
     try:
         return json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error}); delete it to train it again") from error
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(records: Records) -> list[dict[str, Any]]:
     """One row per setting: mean and standard deviation over seeds, and whether it is the best.
 
     An optimizer's settings are compared with one another. A setting has no mean, and is not
     compared, if one of its networks diverged.
     """
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, float], Records] = {}
     for record in records:
         groups.setdefault((record["optimizer"], record["learning_rate"]), []).append(record)
     rows = []
     for (optimizer, rate), group in groups.items():
         accuracies = [record["accuracy"] for record in group]
-        finite = all(record["finite"] for record in group)
+        diverged = sum(not record["finite"] for record in group)
         rows.append(
             {
                 "optimizer": optimizer,
                 "learning_rate": rate,
                 "seeds": len(group),
-                "diverged": sum(not record["finite"] for record in group),
-                "mean": float(np.mean(accuracies)) if finite else None,
-                "sd": float(np.std(accuracies, ddof=1)) if finite and len(group) > 1 else None,
+                "diverged": diverged,
+                "mean": None if diverged else float(np.mean(accuracies)),
+                "sd": None if diverged or len(group) < 2 else float(np.std(accuracies, ddof=1)),
             }
         )
     for row in rows:

@@ -30,7 +30,7 @@ TAGS = {  # TensorBoard draws tags with the same beginning side by side
 }
 
 
-class MetricsLog:
+class MetricsLog(contextlib.AbstractContextManager):
     """Writes a run's epochs as they end.
 
     Each process that trains a run writes an event file of its own. The file begins with the event
@@ -41,9 +41,6 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._events: RecordWriter | None = None
-
-    def __enter__(self) -> "MetricsLog":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._events is not None:
@@ -61,10 +58,12 @@ class MetricsLog:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        step, known = record.get("step", 0), [tag for tag in TAGS if TAGS[tag] in record]
+        values = [{"tag": tag, "simple_value": record[TAGS[tag]]} for tag in known]
         with add_path_to_oserror(self._path / EVENTS):
             if self._events is None:
-                self._events = _open_events(self._path / EVENTS, purge_step=record.get("step", 0))
-            self._events.write(_scalars(record))
+                self._events = _open_events(self._path / EVENTS, purge_step=step)
+            self._events.write(_event(step=step, summary={"value": values}))
             self._events.flush()
 
 
@@ -95,13 +94,7 @@ def repair_metrics(path: Path, epochs: int) -> list[dict[str, Any]]:
 def epoch_record(
     step: int, steps: int, batch_size: int, totals: Mapping[str, float], test: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A line of metrics.jsonl.
-
-    Args:
-      step, steps: the steps that are done, and the steps of an epoch.
-      totals: over the epoch's steps, of {"loss", "accuracy", "seconds"}.
-      test: {"loss", "accuracy"} of the test split.
-    """
+    """A line of metrics.jsonl after `step` steps, from `totals` over the epoch's `steps` steps."""
     return {
         "epoch": step // steps,
         "step": step,
@@ -136,7 +129,6 @@ def result_line(records: Sequence[Mapping[str, Any]]) -> str:
 def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
     """A new event file, with a later name than the others: TensorBoard reads them in this order."""
     from tensorboardX import RecordWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     folder.mkdir(exist_ok=True)
     prefix = "events.out.tfevents."
@@ -144,25 +136,13 @@ def _open_events(folder: Path, purge_step: int) -> "RecordWriter":
     latest = max((int(number) for number in numbers if number.isdecimal()), default=0)
     number = max(time.time_ns(), latest + 1)  # the clock may have been set back
     file = folder.absolute() / f"{prefix}{number}"  # absolute: "s3:run" would be a bucket
-    writer, now = RecordWriter(str(file)), time.time()
-    start = SessionLog(status=SessionLog.START)
-    for event in (
-        Event(wall_time=now, file_version="brain.Event:2"),
-        Event(wall_time=now, step=purge_step, session_log=start),
-    ):
-        writer.write(event.SerializeToString())
+    writer = RecordWriter(str(file))
+    writer.write(_event(file_version="brain.Event:2"))
+    writer.write(_event(step=purge_step, session_log={"status": "START"}))
     return writer
 
 
-def _scalars(record: Mapping[str, Any]) -> bytes:
-    """An epoch as an event."""
+def _event(**fields: Any) -> bytes:
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
 
-    values = [
-        Summary.Value(tag=tag, simple_value=record[name])
-        for tag, name in TAGS.items()
-        if isinstance(record.get(name), int | float)
-    ]
-    event = Event(wall_time=time.time(), step=record.get("step", 0), summary=Summary(value=values))
-    return event.SerializeToString()
+    return Event(wall_time=time.time(), **fields).SerializeToString()

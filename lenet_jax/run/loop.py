@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lenet_jax import cli, data
+from lenet_jax.cli import Log
 from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import augment_config
 from lenet_jax.core.epoch import epoch_order, evaluate, train_steps
@@ -30,6 +31,7 @@ from lenet_jax.data import registry
 from lenet_jax.files import expand_user, remove_unfinished
 from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder
+from lenet_jax.run.folder import Config
 from lenet_jax.run.log import (
     METRICS,
     MetricsLog,
@@ -39,7 +41,7 @@ from lenet_jax.run.log import (
     repair_metrics,
     result_line,
 )
-from lenet_jax.run.settings import Settings
+from lenet_jax.run.settings import Settings, resolve_data
 
 CHUNKS_PER_EPOCH = 20  # how often the progress bar moves and signals are handled
 ZERO_TOTALS = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
@@ -51,29 +53,19 @@ class RunState(NamedTuple):
     The order of the data follows from the seed and the epoch, and the place in it from the step.
     """
 
-    config: dict[str, Any]  # as in config.json
+    config: Config
     state: TrainState
     totals: dict[str, float]  # of loss, accuracy and seconds since the epoch began
 
 
 def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
-    """Fills in the settings that depend on the data set.
-
-    Raises:
-      ValueError: the batch is larger than the training split.
-    """
-    if settings.batch_size > len(dataset.train.labels):
-        raise ValueError(
-            f"--batch_size={settings.batch_size}: the training split of {dataset.name} has only "
-            f"{len(dataset.train.labels)} images"
-        )
+    """Fills in the settings that depend on others and on the data set."""
+    settings = resolve_data(settings, dataset, len(dataset.train.labels))
     return dataclasses.replace(
         settings,
-        dataset=dataset.name,
         # Absolute, because later commands may start in another folder.
         data_dir=settings.data_dir and str(expand_user(settings.data_dir, "--data_dir").absolute()),
         learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer],
-        epochs=settings.epochs or registry.INFO[dataset.name].default_epochs,
     )
 
 
@@ -102,9 +94,7 @@ def checkpoint_tree(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
 
-def restore_or_init(
-    settings: Settings, dataset: data.Dataset, path: Path, log: Callable[[str], None]
-) -> RunState:
+def restore_or_init(settings: Settings, dataset: data.Dataset, path: Path, log: Log) -> RunState:
     """Where a resolved run starts: at the latest intact checkpoint in `path`, or at step 0.
 
     Afterwards `config.json` and `metrics.jsonl` in `path` are as they were at that step.
@@ -147,18 +137,13 @@ def restore_or_init(
 
 
 def _init(
-    settings: Settings,
-    config: dict[str, Any],
-    path: Path,
-    create: Callable[[], TrainState],
-    log: Callable[[str], None],
+    settings: Settings, config: Config, path: Path, create: Callable[[], TrainState], log: Log
 ) -> RunState:
     """Step 0 of a run without checkpoints, of which `path` may hold a config.json already."""
-    if stored := folder.read_config(path):
-        folder.require_same_run(path, settings, config, stored)
     if len(read_metrics(path)) > 1:  # a kill leaves at most one epoch without a checkpoint
         raise ValueError(f"{path}: its checkpoints are gone; --noresume starts again")
-    if stored:
+    if stored := folder.read_config(path):
+        folder.require_same_run(path, settings, config, stored)
         log(f"no checkpoint in {path} yet: starting at the beginning")
     state = create()
     if settings.init_from is not None:  # a resumed run does not need the file any more
@@ -171,7 +156,7 @@ def fit(
     settings: Settings,
     dataset: data.Dataset,
     path: Path,
-    log: Callable[[str], None] = print,
+    log: Log = print,
     run: RunState | None = None,
     signals: Sequence[int] = (),
 ) -> TrainState:
@@ -195,7 +180,7 @@ def fit(
     started, checkpoints = time.perf_counter(), path / folder.CHECKPOINTS
     step_kwargs, loss_fn = _step_kwargs(settings), losses.CLASSIFICATION[settings.loss]
     train, state = replicate(step_kwargs["mesh"], (dataset.train, state))
-    finite = partial(require_finite, settings, end, checkpoints)
+    finite = partial(_require_finite, settings, end, checkpoints)
     order = evaluation = None
     with (
         ThreadPoolExecutor(1) as pool,
@@ -287,7 +272,7 @@ def _compile_evaluation(state: TrainState, split: data.Split, loss_fn: LossFn) -
     evaluate.lower(state, split, loss_fn=loss_fn).compile()
 
 
-def require_finite(
+def _require_finite(
     settings: Settings,
     total_steps: int,
     checkpoints: Path,
@@ -296,28 +281,21 @@ def require_finite(
     *values: Any,
     since: int | None = None,
 ) -> None:
-    """Ends a run whose numbers are NaN or infinite, before they are saved.
+    """Raises FloatingPointError if `values`, called `what`, are not finite, before they are saved.
 
-    Args:
-      checkpoints: the folder of those that are saved.
-      step: the last one that was done.
-      what: the name of `values`.
-      since: the first step that can be the cause, if `values` are a sum over steps.
-
-    Raises:
-      FloatingPointError: it says when, at what learning rate, and which checkpoint is good.
+    They are those of `step`, or a sum over the steps from `since`.
     """
     if all(np.isfinite(value).all() for value in values):
         return
     schedule = make_schedule(settings.schedule, total_steps)
     span = (since or step, step)
     rates = [f"{settings.learning_rate * float(schedule(at - 1)):.3g}" for at in span]
+    rate = " to ".join(dict.fromkeys(rates))
     when = f"at step {step}" if span[0] == step else f"between steps {span[0]} and {step}"
     good = "there is no checkpoint yet"
     if saved := checkpoint.steps(checkpoints):
         good = f"step {saved[-1]} is saved, but resuming from it would diverge again"
     raise FloatingPointError(
-        f"{what} is not finite any more {when}, with a learning rate of "
-        f"{' to '.join(dict.fromkeys(rates))}; {good}: try a smaller --learning_rate and another "
-        "--workdir"
+        f"{what} is not finite any more {when}, with a learning rate of {rate}; {good}: try a "
+        "smaller --learning_rate and another --workdir"
     )

@@ -3,8 +3,6 @@
 N is the number of images, C of classes, M of the bins of a reliability diagram.
 """
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lenet_jax import data
+from lenet_jax.cli import Log
 from lenet_jax.core import epoch, losses, metrics
 from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.core.step import LossFn
@@ -22,17 +21,25 @@ from lenet_jax.run.trained import TrainedRun
 
 
 def load_data(
-    run: TrainedRun,
-    name: str | None = None,
-    data_dir: str | None = None,
-    log: Callable[[str], None] = print,
+    run: TrainedRun, name: str | None = None, data_dir: str | None = None, log: Log = print
 ) -> data.Dataset:
     """The data set `name`, or the run's own from the folder that the run used.
 
     Raises:
       ValueError: it is unavailable, or does not match the run's network.
     """
-    dataset = _load(run, name, data_dir, log)
+    own = run.config["data"]["name"]
+    # Not for another data set: IDX files do not say which data set they belong to.
+    kept = run.config["settings"]["data_dir"] if name in (None, own) and not data_dir else None
+    try:
+        dataset = data.load(name or own, data_dir or kept, log)
+    except ValueError as error:
+        if not kept:
+            raise
+        reason = str(error).removeprefix(f"--data_dir={kept}: ")
+        raise ValueError(
+            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
+        ) from error
     theirs = LeNet(len(dataset.classes), dataset.train.images.shape[-1])
     ours = model_for(run.params)
     if theirs.in_channels != ours.in_channels or theirs.num_classes > ours.num_classes:
@@ -41,24 +48,6 @@ def load_data(
             f"has {sizes(ours)}; name other images with --dataset and --data_dir"
         )
     return dataset
-
-
-def _load(
-    run: TrainedRun, name: str | None, data_dir: str | None, log: Callable[[str], None]
-) -> data.Dataset:
-    """`load_data` without the comparison with the network."""
-    own = run.config["data"]["name"]
-    # Not for another data set: IDX files do not say which data set they belong to.
-    kept = run.config["settings"]["data_dir"] if name in (None, own) else None
-    if data_dir or not kept:
-        return data.load(name or own, data_dir, log)
-    try:
-        return data.load(own, kept, log)
-    except ValueError as error:
-        reason = str(error).removeprefix(f"--data_dir={kept}: ")
-        raise ValueError(
-            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
-        ) from error
 
 
 def predict_logits(run: TrainedRun, images: ArrayLike) -> jax.Array:
@@ -95,7 +84,7 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
     name = run.config["settings"]["loss"]
     labels = jnp.asarray(dataset.test.labels)
     measured = measure_logits(logits, labels, losses.CLASSIFICATION[name])
-    head = {
+    return {
         "step": run.step,
         "dataset": dataset.name,
         "source": dataset.source,
@@ -103,35 +92,30 @@ def measure_run(run: TrainedRun, dataset: data.Dataset, logits: jax.Array) -> di
         "classes": run.classes,
         "loss_name": name,
         "note": _data_note(run, dataset),
+        **jax.tree.map(_plain, measured),
     }
-    return head | {key: jax.tree.map(_plain, value) for key, value in measured.items()}
 
 
 def summary_line(result: dict[str, Any]) -> str:
     """The most important numbers in a result of `measure_run`, as one line."""
-    likelihood = (
-        ""
-        if result["loss_name"] == "cross_entropy"  # the same number
-        else f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
-    )
+    name, likelihood = result["loss_name"], ""
+    if name != "cross_entropy":  # which is the same number
+        likelihood = f", negative log-likelihood {result['negative_log_likelihood']:.4f}"
     return (
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['loss_name']})"
-        f"{likelihood}, calibration error {result['calibration_error']:.2%}"
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({name}){likelihood}, "
+        f"calibration error {result['calibration_error']:.2%}"
     )
 
 
 def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
     """A line if the images differ from the run's images of the same name; else an empty string."""
     own = run.config["data"]
-    if dataset.name != own["name"] or "sha256" not in own:  # unknown for a file of parameters
-        return ""
-    if folder.data_digest(dataset) == own["sha256"]:
-        return ""
-    return f"note: the images differ from those that the run had from {own['source']}"
+    known = dataset.name == own["name"] and "sha256" in own  # not for a file of parameters
+    if known and folder.data_digest(dataset) != own["sha256"]:
+        return f"note: the images differ from those that the run had from {own['source']}"
+    return ""
 
 
 def _plain(array: jax.Array) -> Any:
-    values = np.asarray(array).tolist()
-    if isinstance(values, list):
-        return [_plain(np.asarray(value)) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+    values = np.asarray(array)
+    return np.where(np.isnan(values), None, values).tolist()

@@ -123,11 +123,7 @@ def prediction(
 
 
 def write_images(folder: Path, reading: Reading, number: int) -> None:
-    """Writes the network's inputs as <number>-<name>.png, with -1, -2, ... if there are several.
-
-    Raises:
-      OSError: it cannot be written.
-    """
+    """Writes the network's inputs as <number>-<name>.png, with -1, -2, ... if there are several."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

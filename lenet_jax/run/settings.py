@@ -3,22 +3,23 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lenet_jax.cli import Valid, at_least, between, check, setting
 from lenet_jax.core import losses
 from lenet_jax.core.optimizers import OPTIMIZERS, SCHEDULES
 from lenet_jax.core.optimizers import SETTINGS as OPTIMIZER_SETTINGS
-from lenet_jax.data import DATASETS
+from lenet_jax.data import DATASETS, Dataset
+from lenet_jax.data.registry import INFO
+
+FRACTION = Valid(lambda value: 0 <= value < 1, "from 0 to below 1")
+
+S = TypeVar("S", bound="TrainingSettings")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """The flags that `train` and `sweep` share. None means: decided when the run starts.
-
-    Raises:
-      ValueError: a setting is out of its range; the message starts with the flag.
-    """
+    """The flags that `train` and `sweep` share. None means: decided when the run starts."""
 
     dataset: str | None = setting(
         None, "what to train on (default: mnist if it is available, else digits)", DATASETS
@@ -39,14 +40,11 @@ class TrainingSettings:
     schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     augment: float = setting(
         0.0,
-        "strength of the random distortions of training images: 0 leaves them as they are, and 1 "
-        "is best for MNIST",
+        "strength of the random distortions of training images: 0 is none, 1 is best for MNIST",
         valid=at_least(0.0),
     )
     workdir: str | None = setting(
-        None,
-        "folder for the results (default: a new one in runs/, named by data set and time)",
-        affects_results=False,
+        None, "folder for the results (default: a new one in runs/)", affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -73,15 +71,13 @@ class Settings(TrainingSettings):
     momentum: float | None = setting(
         None,
         "momentum of sgd, nesterov and rmsprop (default: 0.9 for nesterov, else 0)",
-        valid=Valid(lambda momentum: 0 <= momentum < 1, "from 0 to below 1"),
+        valid=FRACTION,
     )
     weight_decay: float | None = setting(
         None, "L2 penalty, decoupled for adamw (default: 0.01 for adamw, else 0)", valid=at_least(0)
     )
     clip_norm: float = setting(
-        0.0,
-        "scale gradients whose norm over all parameters is larger down to this; 0 does not clip",
-        valid=at_least(0),
+        0.0, "largest norm of all gradients together; 0 does not clip", valid=at_least(0)
     )
     loss: str = setting(
         "cross_entropy",
@@ -89,15 +85,12 @@ class Settings(TrainingSettings):
         tuple(losses.CLASSIFICATION),
     )
     label_smoothing: float = setting(
-        0.0,
-        "share of each target that is spread over all classes in training, for cross_entropy",
-        valid=Valid(lambda share: 0 <= share < 1, "from 0 to below 1"),
+        0.0, "share of a cross_entropy target spread over all classes in training", valid=FRACTION
     )
     ema: float = setting(
         0.0,
-        "decay of an exponential average of the weights, such as 0.999, which is evaluated and "
-        "exported instead of the weights; 0 keeps no average",
-        valid=Valid(lambda decay: 0 <= decay < 1, "from 0 to below 1"),
+        "decay, such as 0.999, of an average of the weights to evaluate and export; 0: no average",
+        valid=FRACTION,
     )
     init_from: str | None = setting(
         None,
@@ -118,15 +111,10 @@ class Settings(TrainingSettings):
         3, "how many of the latest checkpoints to keep", valid=at_least(1), affects_results=False
     )
     checkpoint_every_steps: int | None = setting(
-        None,
-        "save after every so many steps, and after each epoch",
-        valid=at_least(1),
-        affects_results=False,
+        None, "also save after every so many steps", valid=at_least(1), affects_results=False
     )
     compilation_cache: bool = setting(
-        True,
-        "keep compiled functions in ~/.cache/lenet_jax, so that the next run starts sooner",
-        affects_results=False,
+        True, "keep compiled functions in ~/.cache/lenet_jax for later runs", affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -137,6 +125,15 @@ class Settings(TrainingSettings):
             raise ValueError(f"--label_smoothing={self.label_smoothing}: only cross_entropy has it")
         if self.optimizer == "nesterov" and self.momentum == 0:
             raise ValueError(f"--momentum={self.momentum}: must be above 0 for nesterov")
+
+
+def resolve_data(settings: S, dataset: Dataset, images: int) -> S:
+    """Fills in the data set and its epochs; ValueError if a batch is larger than the `images`."""
+    if settings.batch_size > images:
+        flag = f"--batch_size={settings.batch_size}"
+        raise ValueError(f"{flag}: {dataset.name} has only {images} images to train on")
+    epochs = settings.epochs or INFO[dataset.name].default_epochs
+    return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
 
 
 def diff_settings(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

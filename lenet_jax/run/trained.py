@@ -1,14 +1,13 @@
 """A trained network, from a run's folder or from a file of parameters."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from lenet_jax.cli import check, setting
+from lenet_jax.cli import Log, check, setting
 from lenet_jax.core.model import LeNet, model_for, sizes
 from lenet_jax.core.step import init_params
 from lenet_jax.data import DATASETS, registry
@@ -20,11 +19,7 @@ from lenet_jax.run.log import read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The flags that name a trained network.
-
-    Raises:
-      ValueError: they contradict one another; the message starts with the flag.
-    """
+    """The flags that name a trained network."""
 
     workdir: str | None = setting(None, "folder of the run, as written by lenet_jax.train")
     init_from: str | None = setting(
@@ -52,17 +47,13 @@ class NetworkSettings:
         if (self.mean is None) != (self.std is None):
             raise ValueError("--mean and --std go together")
         if self.std is not None and self.normalization is None:
-            raise ValueError(
-                f"--mean={self.mean} and --std={self.std}: must be finite numbers, as many of "
-                "each, std above 0"
-            )
+            given = f"--mean={self.mean} and --std={self.std}"
+            raise ValueError(f"{given}: must be finite numbers, as many of each, std above 0")
 
     @property
     def normalization(self) -> dict[str, Any] | None:
         """{"mean", "std"} as in a `data.Split`, or None without the flags."""
-        if self.mean is None or self.std is None:
-            return None
-        return pytorch.as_normalization(self.mean.split(","), self.std.split(","))
+        return pytorch.as_normalization((self.mean or "").split(","), (self.std or "").split(","))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +66,14 @@ class TrainedRun:
     path: Path
     step: int | None  # None for a file
     params: dict[str, Any]
-    config: dict[str, Any]  # as in config.json
+    config: folder.Config
     metrics: list[dict[str, Any]]  # one object per epoch, as in metrics.jsonl
 
     @property
     def normalization(self) -> dict[str, Any]:
         """{"mean", "std"} of the training pixels, as in a `data.Split`."""
-        return folder.normalization(self.config["data"])
+        stored = self.config["data"]
+        return pytorch.as_normalization(stored["mean"], stored["std"])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +84,7 @@ class TrainedRun:
         return str(self.path) if self.step is None else f"step {self.step} of {self.path}"
 
 
-def load_network(settings: NetworkSettings, log: Callable[[str], None] = print) -> TrainedRun:
+def load_network(settings: NetworkSettings, log: Log = print) -> TrainedRun:
     """The network that the flags name: `load`, or the parameters in the file --init_from.
 
     Raises:
@@ -109,9 +101,7 @@ def load_network(settings: NetworkSettings, log: Callable[[str], None] = print) 
     return TrainedRun(Path(settings.init_from), None, params, config, [])
 
 
-def _file_data(
-    settings: NetworkSettings, model: LeNet, log: Callable[[str], None]
-) -> dict[str, Any]:
+def _file_data(settings: NetworkSettings, model: LeNet, log: Log) -> dict[str, Any]:
     """The "data" of a run's config.json, for a file with the parameters of `model`."""
     file, name = settings.init_from, settings.dataset or "mnist"
     known = {fact: getattr(registry.INFO[name], fact) for fact in pytorch.FACTS}
@@ -134,14 +124,12 @@ def _file_data(
     facts = known | found
     if len(facts["classes"]) != model.num_classes:
         facts["classes"] = tuple(map(str, range(model.num_classes)))
-        log(
-            f"note: {file} does not name the {model.num_classes} classes of its network: their "
-            "numbers are used as names"
-        )
+        lacks = f"does not name the {model.num_classes} classes of its network"
+        log(f"note: {file} {lacks}: their numbers are used as names")
     return {"name": name, "channels": model.in_channels, **facts}
 
 
-def load(path: str | Path | None, log: Callable[[str], None] = print) -> TrainedRun:
+def load(path: str | Path | None, log: Log = print) -> TrainedRun:
     """Reads the run in the folder `path`; `log` gets a line for each damaged checkpoint.
 
     Raises:

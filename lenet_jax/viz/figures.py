@@ -190,9 +190,7 @@ def mistakes(
 def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> Figure:
     """The held-out error of each setting, and the learning curves of each optimizer's best.
 
-    Args:
-      rows: one per setting: optimizer, learning_rate, mean, sd, best.
-      records: one per network: optimizer, learning_rate, loss_curve.
+    `rows`, one per setting, and `records`, one per network, are those of `run.grid`.
     """
     figure = Figure((10, 3.9), layout="constrained")
     error, loss = figure.subplots(1, 2)

@@ -53,11 +53,8 @@ def draw(
 ) -> dict[str, bytes]:
     """The figures of the page as PNG files, by name; needs matplotlib.
 
-    Args:
-      split: the test split, normalised as the network was trained.
-      logits: the network's for `split`, [N, C].
-      result: from `run.measure.measure_run`.
-      records: of each run, by the name of its curve.
+    `split` is the test split, normalised as the network was trained, and `logits` [N, C] and
+    `result` (of `run.measure.measure_run`) are of it. `records` has those of each run by its name.
     """
     from lenet_jax.viz import figures
 
@@ -88,15 +85,10 @@ def render(
     config: Mapping[str, Any],
     compared: str = "",
 ) -> str:
-    """The HTML page; all texts are escaped.
+    """The HTML page with the figures of `draw`; all texts are escaped.
 
-    Args:
-      figures: from `draw`.
-      result: from `run.measure.measure_run`.
-      first_label: the class of the first test image.
-      paths: the folders of the runs.
-      epochs, config: the first run's, the latter as in its config.json.
-      compared: from `comparison`, if there are several runs.
+    `first_label` is the class of the first test image; `epochs` and `config` (as in config.json)
+    are those of the first run; `compared` is a `comparison` of several.
     """
     count, confusion = result["test_images"], np.array(result["confusion_matrix"])
     wrong = int(count - confusion.trace())
@@ -125,13 +117,13 @@ def comparison(
 
     Each argument has an item per run.
     """
-    rows = [_row("th", ("run", "epochs", "test accuracy", "test loss", *settings[0]))]
+    rows = [_row(["run", "epochs", "test accuracy", "test loss", *settings[0]])]
     for name, epochs, chosen in zip(names, records, settings, strict=True):
         ended = (None, None, None)
         if epochs:
             last = epochs[-1]
             ended = (last["epoch"], f"{last['test_accuracy']:.2%}", f"{last['test_loss']:.4f}")
-        rows.append(_row("td", (name, *ended, *chosen.values())))
+        rows.append(_row((), (name, *ended, *chosen.values())))
     return (
         f"<h2>The runs</h2><table>{''.join(rows)}</table>"
         "<p>Their curves are below; everything else is about the first run.</p>"
@@ -157,14 +149,14 @@ def _png(figure: Any) -> bytes:
 
 
 def _section(title: str, values: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in values.items()
-    )
+    rows = "".join(_row([name], [value]) for name, value in values.items())
     return f"<div><h3>{_text(title)}</h3><table>{rows}</table></div>"
 
 
-def _row(tag: str, cells: Iterable[Any]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _row(heads: Iterable[Any], cells: Iterable[Any] = ()) -> str:
+    row = [f"<th>{_text(head)}</th>" for head in heads]
+    row += [f"<td>{_text(cell)}</td>" for cell in cells]
+    return f"<tr>{''.join(row)}</tr>"
 
 
 def _text(value: Any) -> str:
