@@ -378,3 +378,13 @@ def test_a_batch_that_an_explicit_mesh_shards_makes_the_step_of_one_device():
         jax.tree.leaves(expected.params), jax.tree.leaves(state.params), strict=True
     ):
         np.testing.assert_allclose(other, one, atol=1e-7)
+
+
+def test_a_model_that_does_not_name_its_channels_gets_grey_images():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(10)(images.reshape(len(images), -1))
+
+    params = create_train_state(0, optax.sgd(0.1), Linear()).params
+    assert params["Dense_0"]["kernel"].shape == (32 * 32, 10)

@@ -126,6 +126,15 @@ def straight(tmp_path_factory) -> Outcome:
     return outcome(fit(path), path)
 
 
+def test_chunks_end_where_a_checkpoint_is_due_and_at_the_same_steps_from_anywhere():
+    settings = dataclasses.replace(RUN, epochs=2, checkpoint_every_steps=7)
+    ends = lambda step: [100 * e + stop for e, _, stop in loop.iter_chunks(step, 100, settings)]
+    twentieths = set(range(5, 201, 5))
+    assert ends(0) == sorted(twentieths | set(range(7, 200, 7)))
+    assert ends(70) == [end for end in ends(0) if end > 70]
+    assert ends(119) == [end for end in ends(0) if end > 119]
+
+
 def test_stopped_at_every_chunk_it_ends_with_the_same_bits(straight, tmp_path):
     stops = []
     while True:

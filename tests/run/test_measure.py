@@ -34,6 +34,31 @@ def test_the_runs_data_that_are_gone_are_named_as_the_runs(tiny_run, tmp_path):
         measure.load_data(run, data_dir=f"{tmp_path}/mine")
 
 
+def test_by_default_the_data_are_the_runs_own(tiny_run, monkeypatch):
+    run, asked, load = trained.load(tiny_run), [], data.load
+
+    def look(name, data_dir, log):
+        asked.append((name, data_dir))
+        return load("digits")
+
+    monkeypatch.setattr(data, "load", look)
+    assert measure.load_data(run).name == "digits"
+    measure.load_data(run, "digits", "elsewhere")
+    measure.load_data(run, "kmnist")
+    assert asked == [("digits", None), ("digits", "elsewhere"), ("kmnist", None)]
+
+
+def test_only_images_of_the_same_name_are_compared_with_the_runs(tiny_run):
+    run, digits = trained.load(tiny_run), data.load("digits")
+    other = dataclasses.replace(digits, test=digits.train)
+    of_a_file = {name: run.config["data"][name] for name in run.config["data"] if name != "sha256"}
+    file = dataclasses.replace(run, config=run.config | {"data": of_a_file})
+    assert measure._data_note(run, digits) == ""
+    assert measure._data_note(run, other).startswith("note: the images differ from those that the")
+    assert measure._data_note(run, dataclasses.replace(other, name="kmnist")) == ""
+    assert measure._data_note(file, other) == ""
+
+
 def test_the_metrics_are_numpys():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(200, 10)).astype(np.float32), rng.integers(0, 9, 200)
