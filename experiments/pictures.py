@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import draw_pictures
+import numpy as np
 from _results import path, write_json, write_markdown
 from PIL import Image
 
@@ -58,9 +59,9 @@ def thresholds() -> dict[str, dict[str, float]]:
     """The numbers by which ink is found, by module: what is counted holds for these."""
     return {
         module.__name__.split(".")[-1]: {
-            name: value
+            name: np.asarray(value).tolist()
             for name, value in vars(module).items()
-            if name.isupper() and isinstance(value, int | float)
+            if name.isupper() and isinstance(np.ravel(value)[0], np.number)
         }
         for module in (read, things, ink, frame)
     }

@@ -110,9 +110,11 @@ def test_output_has_what_the_network_saw(tiny_run, tmp_path, capsys):
     one = tmp_path / "one.png"
     Image.fromarray(drawn_digits.printed(5, "DejaVuSans")).save(one)
     folder = tmp_path / "new" / "seen"
-    out, _, code = ask(capsys, f"--workdir={tiny_run}", f"--output={folder}", one, three, one)
+    two = tmp_path / "two.png"
+    Image.open(three).crop((0, 0, 960, 480)).save(two)
+    out, _, code = ask(capsys, f"--workdir={tiny_run}", f"--output={folder}", one, three, two)
     assert (len(out), code) == (3, 0)
-    names = ["001-one", "002-three-1", "002-three-2", "002-three-3", "003-one"]
+    names = ["001-one", "002-three-1", "002-three-2", "002-three-3", "003-two-1", "003-two-2"]
     assert sorted(file.stem for file in folder.iterdir()) == names
     seen = np.asarray(Image.open(folder / "001-one.png"))
     np.testing.assert_array_equal(seen, reading.prepare(one, trained.load(tiny_run))[..., 0])

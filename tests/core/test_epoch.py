@@ -287,3 +287,12 @@ def test_an_epoch_vmaps_over_networks(split):
         assert_same_params(
             jax.tree.map(lambda leaf, i=i: leaf[i], together.params), alone.params, rtol=1e-5
         )
+
+
+def test_a_batch_is_of_64_images_by_default():
+    images, labels = jnp.zeros((128, 32, 32, 1), jnp.uint8), jnp.arange(128) % 10
+    state = create_train_state(
+        0, make_optimizer("sgd"), LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
+    )
+    state, _ = train_epoch(state, Split(images, labels, 0.5, 0.5), 0)
+    assert int(state.step) == 2

@@ -250,3 +250,16 @@ def test_images_may_be_sharded_over_the_batch(layer, axis_type):
         assert found[0].sharding.spec[0] == "data"
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize(("channels", "written_out"), [(6, True), (7, False)])
+def test_a_layer_of_too_many_terms_takes_the_reference(channels, written_out, monkeypatch):
+    """25 terms per channel; LLVM gives up vectorising beyond some hundreds."""
+    taken = []
+    reference = ops.conv_relu_pool_plain
+    monkeypatch.setattr(
+        ops, "conv_relu_pool_plain", lambda *args: taken.append(1) or reference(*args)
+    )
+    x, kernel = jnp.ones((1, 8, 8, channels)), jnp.ones((5, 5, channels, 2))
+    assert ops.conv_relu_pool(x, kernel, jnp.zeros(2)).shape == (1, 2, 2, 2)
+    assert bool(taken) != written_out

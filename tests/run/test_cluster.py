@@ -227,6 +227,14 @@ def test_the_command_starts_workers_and_ctrl_c_says_how_to_go_on(alone, tmp_path
     assert (tmp_path / "sweep.json").read_bytes() == (alone / "sweep.json").read_bytes()
 
 
+def test_a_slice_that_kills_its_workers_says_how_many_and_the_last():
+    from distributed import KilledWorker
+
+    last = types.SimpleNamespace(address="tcp://a:1")
+    error = KilledWorker("slice", last, 3)
+    assert cluster._explain(error) == "4 workers died with it, the last one was tcp://a:1"
+
+
 FILES = {
     "empty": "",
     "half-written": '{"address": "tcp://127',

@@ -102,6 +102,8 @@ def test_a_network_is_a_record_and_one_that_diverged_says_so(swept):
             assert not record["finite"]
     healthy = [record for record in records if record["learning_rate"] == 1e-3]
     assert all(record["finite"] and np.isfinite(record["loss_curve"]).all() for record in healthy)
+    losses = [loss for record in healthy for loss in record["loss_curve"]]
+    assert losses == [round(loss, 5) for loss in losses] != [round(loss, 4) for loss in losses]
 
 
 def test_it_goes_on_where_it_was_stopped(swept, digits, monkeypatch):

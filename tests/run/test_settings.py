@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from lenet_jax.run.grid import SweepSettings
 from lenet_jax.run.settings import Settings, diff_settings
 
 
@@ -56,6 +57,12 @@ def test_a_setting_its_optimizer_does_not_have_is_refused(optimizer):
 def test_other_optimizers_may_have_no_momentum():
     assert Settings(optimizer="sgd", momentum=0.0).momentum == 0
     assert Settings(optimizer="nesterov").momentum is None
+
+
+def test_three_checkpoints_are_kept_and_a_sweep_trains_eight_networks_of_three_seeds_at_once():
+    sweep = SweepSettings()
+    assert (Settings().keep, sweep.slice_size, sweep.seeds) == (3, 8, 3)
+    assert (SweepSettings(seeds=1).seeds, SweepSettings(seeds=10_000).seeds) == (1, 10_000)
 
 
 def test_a_seed_is_of_32_bits():
