@@ -37,9 +37,9 @@ def load(found: Mapping[str, tuple[Path, str]]) -> RawSplits:
 
 def read_array(path: Path, key: str) -> np.ndarray:
     """An array in an .npz file, which is never unpickled."""
-    failure = f"{path}: {key} cannot be read"
-    with damage.named(failure), np.load(path, allow_pickle=False) as arrays:
-        return arrays[key]
+    # Opened here, because `np.load(path)` leaves a damaged file open.
+    with damage.named(f"{path}: {key} cannot be read"), path.open("rb") as file:
+        return np.load(file, allow_pickle=False)[key]
 
 
 def _read(path: Path, key: str, part: str) -> np.ndarray:
