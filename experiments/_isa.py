@@ -17,6 +17,27 @@ VARIABLES = {
 }
 
 
+# What holds PyTorch to each instruction set, the oldest first.
+OF_PYTORCH = {
+    "SSE": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
+    "AVX2": {name: value for name, value in VARIABLES["avx2"].items() if name != "XLA_FLAGS"},
+    "AVX-512": {},
+}
+
+
+def sets_of_pytorch() -> dict[str, dict[str, str]]:
+    """Of OF_PYTORCH, the sets that the processor has, or that this script is held to."""
+    widest = instructions().split(" ")[0]
+    names = list(OF_PYTORCH)
+    if widest not in names:  # not a processor that this file knows
+        return {"": {}}
+    return {name: OF_PYTORCH[name] for name in names[: names.index(widest) + 1]}
+
+
 def restart_with(isa: str | None) -> None:
     """Restarts this script held to these instructions, unless it already is (None: no limit)."""
     if isa is None or all(os.environ.get(k) == v for k, v in VARIABLES[isa].items()):
