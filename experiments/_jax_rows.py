@@ -177,14 +177,12 @@ def member_rows(batch_size: int) -> dict[str, Row]:
     batches = batches_of(batch_size)
     keys = jax.random.split(jax.random.key(0), NUM_MEMBERS)
     together = lambda step: jax.vmap(step, in_axes=(0, None))
-    in_a_scan = lambda state_of: scan_row(
-        together(our_step), jax.vmap(state_of)(keys), batches, jit
-    )
+    our_scan = lambda states: scan_row(together(our_step), states, batches, jit)
     rows = {
         "usual Flax, vmap in a scan": scan_row(
             together(usual_step), jax.vmap(usual_state)(keys), batches
         ),
-        "ours, vmap in a scan": in_a_scan(our_state),
+        "ours, vmap in a scan": our_scan(jax.vmap(our_state)(keys)),
     }
     if jax.default_backend() == "cpu":
         mesh, members = make_member_mesh(NUM_MEMBERS), PartitionSpec(MEMBERS)
@@ -193,7 +191,7 @@ def member_rows(batch_size: int) -> dict[str, Row]:
         )
         return rows
     patches = lambda key: our_state(key, 1, conv_relu_pool_patches)
-    return rows | {"ours with patches, vmap in a scan": in_a_scan(patches)}
+    return rows | {"ours with patches, vmap in a scan": our_scan(jax.vmap(patches)(keys))}
 
 
 def inference_rows(batch_size: int) -> dict[str, Row]:

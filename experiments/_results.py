@@ -1,7 +1,8 @@
 """Reads and writes the results of experiments: experiments/results/<name>.{json,md,png}.
 
 Every .json and .md file names the command that made it, the machine and the versions. Speeds are
-named after the processor or the accelerator, too: experiments/results/<name>.<device>.json.
+named after the processor or the accelerator, too: experiments/results/<name>.<device>.json. The
+variable LENET_JAX_RESULTS names another folder.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 from _isa import instructions
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.environ.get("LENET_JAX_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch")
 
 
@@ -48,13 +49,18 @@ def path(name: str) -> Path:
     return FOLDER / name
 
 
+def writes(smoke: bool) -> bool:
+    """Whether a script writes its results: those of tiny sizes into another folder only."""
+    return not smoke or "LENET_JAX_RESULTS" in os.environ
+
+
 def of_device(name: str, machine: dict[str, Any] | None = None) -> str:
     """<name>.<device>, for results that depend on it (None: this machine)."""
     return f"{name}.{slug(machine or describe_machine())}"
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The accelerator, or else the processor: "AMD EPYC 9R14 96-Core Processor" -> "amd-epyc-9r14".
+    """The accelerator, or else the processor: "AMD EPYC 9R14 96-Core" -> "amd-epyc-9r14".
 
     >>> slug({"processor": "Intel(R) Xeon(R) Processor @ 2.60GHz", "devices": ["cpu", "cpu"]})
     'intel-xeon'

@@ -227,12 +227,17 @@ def names(prefix: str) -> list[str]:
     return sorted(Path(file).stem for file in FOLDER.glob(f"{prefix}.*.json"))
 
 
-def write_all() -> None:
-    """Writes the tables of all result files, and the figure of the processors."""
+def write(name: str) -> None:
+    """Writes results/<name>.md from results/<name>.json."""
+    results = read_json(name)
+    write_markdown(name, tables(results), results["machine"])
+
+
+def write_figure() -> None:
+    """Writes results/throughput.png: a panel for each processor with all of its instructions."""
     panels = {}
-    for name in (*names("throughput"), *names("throughput_avx2")):
-        results = read_json(name)
-        write_markdown(name, tables(results), results["machine"])
-        if name.startswith("throughput.") and results["machine"]["devices"][0] == "cpu":
+    for results in map(read_json, names("throughput")):
+        if results["machine"]["devices"][0] == "cpu":
             panels[short_name(results["machine"])] = results["training"]
-    draw(panels).savefig(path("throughput.png"), dpi=150)
+    if panels:
+        draw(panels).savefig(path("throughput.png"), dpi=150)

@@ -65,17 +65,28 @@ def make(workers: list[Worker], groups: tuple[str, ...], batch_size: int) -> dic
 def measure(
     rows: dict[str, Worker], images_per_step: dict[str, int], rounds: int, seconds: float
 ) -> tuple[Speeds, list[dict[str, Any]]]:
-    """Images per second of each row in each undisturbed round, the rows in turn.
-
-    The second result has a dict for each row that was slow in a disturbed round. Each disturbed
-    round is repeated, until there are `MOST * rounds` rounds; then all rounds count.
-    """
+    """`in_turn` with the rows of several processes; each measurement lasts about `seconds`."""
     ask = lambda name, steps: rows[name].ask("run", name.removesuffix(rows[name].label), steps)
     steps = {name: max(1, round(seconds / ask(name, 1)["seconds"])) for name in rows}
+    return in_turn(ask, steps, images_per_step, rounds)
+
+
+def in_turn(
+    time_row: Callable[[str, int], dict[str, float]],
+    steps: dict[str, int],
+    images_per_step: dict[str, int],
+    rounds: int,
+) -> tuple[Speeds, list[dict[str, Any]]]:
+    """Images per second of each row in each undisturbed round, the rows in turn.
+
+    `time_row` takes a row's name and steps and returns what `timed` does. The second result has a
+    dict for each row that was slow in a disturbed round. Each disturbed round is repeated, until
+    there are `MOST * rounds` rounds; then all rounds count.
+    """
     done: list[dict[str, dict[str, float]]] = []
-    speeds: Speeds = {name: [] for name in rows}
+    speeds: Speeds = {name: [] for name in steps}
     while True:
-        done.append({name: ask(name, steps[name]) for name in rows})
+        done.append({name: time_row(name, steps[name]) for name in steps})
         for name, times in done[-1].items():
             speeds[name].append(steps[name] * images_per_step[name] / times["seconds"])
         slow = slow_rows(speeds)
@@ -85,7 +96,7 @@ def measure(
         {"round": at, "row": name, "of its median": share, **done[at][name]}
         for (at, name), share in slow.items()
     ]
-    return without(speeds, slow) if len(done) < MOST * rounds else speeds, found
+    return speeds if len(done) == MOST * rounds else without(speeds, slow), found
 
 
 def slow_rows(speeds: Speeds) -> dict[tuple[int, str], float]:
@@ -136,7 +147,7 @@ def serve(module: str) -> None:
 
 def timed(run: Row, steps: int) -> dict[str, float]:
     """Seconds of so many steps, how many cores they kept busy, and how many others did."""
-    run(1)  # threads wake up, and the row's arrays return to the caches
+    run(max(1, steps // 4))  # threads wake up, and the row's arrays return to the caches
     busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     run(steps)
     seconds = time.perf_counter() - start

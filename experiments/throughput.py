@@ -8,8 +8,8 @@ Ratios are taken within a round, against the fastest of PyTorch's rows, and the 
 median and quartiles. A round in which a row has less than 60 % of its own median speed is told
 apart: it is repeated, does not count, and is listed with the cores that were busy. Our rows are
 compiled as `train_step` and `train_epoch` are, with `lenet_jax.core.jit`; the usual Flax form has
-JAX's default options; PyTorch's adam is fused, and its compiled forms have frozen weights in
-inference.
+JAX's default options; PyTorch's adam is fused, its compiled forms have frozen weights in inference,
+and glibc keeps its large freed blocks.
 
 "Cores as devices" is how `python -m lenet_jax.train` runs: each core computes its share of a batch,
 or its networks, by itself; a batch that is too small to share (`sharding.make_batch_mesh`) stays on
@@ -19,7 +19,7 @@ multiply-add, because the first convolution has three times as many.
 
     python experiments/throughput.py            # about 12 minutes on 2 cores
     python experiments/throughput.py --isa=avx2 # both sides held to AVX2
-    python experiments/throughput.py --smoke    # one round of one small batch, nothing written
+    python experiments/throughput.py --smoke    # one round of one batch size, nothing written
     python experiments/throughput.py --redraw   # tables and figure from the .json files, no timing
 
 Writes results/throughput.<processor>.{json,md}, or results/throughput_avx2.<processor>.*, and
@@ -33,13 +33,13 @@ from typing import Any
 import _isa
 import _throughput_page as page
 from _batches import NUM_MEMBERS
-from _results import command, of_device, write_json
+from _results import command, of_device, write_json, writes
 from _timed import Worker, make, measure
 from tqdm import tqdm
 
-BATCH_SIZES = (16, 64, 256, 1024)
+BATCH_SIZES, ACCELERATOR_SIZES = (16, 64, 256, 1024), (64, 1024, 8192)
 MEMBER_BATCH, COLOUR_BATCH = 64, 64
-ROUNDS, SECONDS = 7, 0.2  # a measurement lasts at least so long
+ROUNDS, SECONDS = 7, 0.3  # a measurement lasts at least so long
 
 
 def start_workers() -> tuple[list[Worker], dict[str, Any]]:
@@ -98,19 +98,23 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true", help="use the .json files, time nothing")
     flags = parser.parse_args()
     if flags.redraw:
-        page.write_all()
+        for name in (*page.names("throughput"), *page.names("throughput_avx2")):
+            page.write(name)
+        page.write_figure()
         return
     _isa.restart_with(flags.isa)
     workers, machine = start_workers()
-    sizes, rounds, seconds = ((64,), 1, 0.01) if flags.smoke else (BATCH_SIZES, ROUNDS, SECONDS)
-    results = measure_all(workers, sizes, rounds, seconds)
+    sizes = BATCH_SIZES if machine["devices"][0] == "cpu" else ACCELERATOR_SIZES
+    how = ((MEMBER_BATCH,), 1, 0.01) if flags.smoke else (sizes, ROUNDS, SECONDS)
+    results = measure_all(workers, *how)
     for worker in workers:
         worker.close()
     print(page.tables(results))
-    if not flags.smoke:
+    if writes(flags.smoke):
         name = of_device("throughput" + (f"_{flags.isa}" if flags.isa else ""), machine)
         write_json(name, {"machine": machine, **results})
-        page.write_all()
+        page.write(name)
+        page.write_figure()
 
 
 if __name__ == "__main__":
