@@ -1,7 +1,7 @@
 """What throughput.py times of JAX: training steps and forward passes of ours and of usual Flax.
 
 "Cores as devices" is for CPUs. On a GPU or TPU, `LeNet` has the usual form of a convolution, and
-further rows have it as matrix products over patches.
+further rows have it as matrix products over patches; so it is with --smoke, to try these rows.
 """
 
 import os
@@ -19,14 +19,19 @@ from _timed import Row
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lenet_jax import LeNet, cli, create_train_state, make_optimizer, train_step, update
+from lenet_jax.core import ops
 from lenet_jax.core.jit import jit
 from lenet_jax.core.sharding import BATCH, MEMBERS, make_batch_mesh, make_member_mesh
 
+on_cpu = True  # else: the rows of a GPU or TPU
 
-def describe() -> dict[str, Any]:
+
+def describe(smoke: bool) -> dict[str, Any]:
     """Starts JAX, and describes the machine with its devices."""
+    global on_cpu
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave memory to PyTorch
     cli.start_jax(cache=False, cores_are_devices=True)
+    on_cpu = jax.default_backend() == "cpu" and not smoke
     return describe_machine()
 
 
@@ -71,6 +76,7 @@ def usual_state(key: jax.Array) -> tuple:
 
 
 def our_state(key: jax.Array, channels: int = 1, op: Callable | None = None):
+    op = op or (ops.conv_relu_pool if on_cpu else ops.conv_relu_pool_plain)
     model = LeNet(in_channels=channels, conv_relu_pool=op)
     return create_train_state(key, make_optimizer("adam"), model)
 
@@ -157,7 +163,7 @@ def training_rows(batch_size: int) -> dict[str, Row]:
         ),
         "ours, in a scan": scan_row(our_step, our_state(key), batches, jit),
     }
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         return rows | {"ours, cores as devices": our_cores_row(batches, batch_size)}
     patches = our_state(key, 1, conv_relu_pool_patches)
     return rows | {"ours with patches, in a scan": scan_row(our_step, patches, batches, jit)}
@@ -167,7 +173,7 @@ def colour_rows(batch_size: int) -> dict[str, Row]:
     batches = batches_of(batch_size, 3)
     state = our_state(jax.random.key(0), 3)
     rows = {"ours, in a scan, 3 channels": scan_row(our_step, state, batches, jit)}
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         rows["ours, cores as devices, 3 channels"] = our_cores_row(batches, batch_size)
     return rows
 
@@ -184,7 +190,7 @@ def member_rows(batch_size: int) -> dict[str, Row]:
         ),
         "ours, vmap in a scan": our_scan(jax.vmap(our_state)(keys)),
     }
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         mesh, members = make_member_mesh(NUM_MEMBERS), PartitionSpec(MEMBERS)
         rows["ours, vmap, cores as devices"] = cores_row(
             together(our_step), jax.vmap(our_state)(keys), batches, mesh, members, PartitionSpec()
@@ -210,7 +216,7 @@ def inference_rows(batch_size: int) -> dict[str, Row]:
         "usual Flax": row(jax.jit(UsualLeNet().apply), usual[0], arrays),
         "ours": row(jit(ours.model.apply), ours.params, arrays),
     }
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         mesh, each = make_batch_mesh(batch_size), PartitionSpec(BATCH)
         specs = {"in_specs": (PartitionSpec(), each), "out_specs": each, "check_vma": False}
         forward = jit(jax.shard_map(ours.model.apply, mesh=mesh, **specs))

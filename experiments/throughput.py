@@ -38,17 +38,17 @@ from _timed import Worker, make, measure
 from tqdm import tqdm
 
 BATCH_SIZES, ACCELERATOR_SIZES = (16, 64, 256, 1024), (64, 1024, 8192)
-MEMBER_BATCH, COLOUR_BATCH = 64, 64
+MEMBER_BATCH = 64  # at which 8 networks and images of 3 channels are timed, too
 ROUNDS, SECONDS = 7, 0.3  # a measurement lasts at least so long
 
 
-def start_workers() -> tuple[list[Worker], dict[str, Any]]:
+def start_workers(smoke: bool = False) -> tuple[list[Worker], dict[str, Any]]:
     """The processes with rows, and the machine as JAX sees it."""
     jax = Worker("_jax_rows")
-    machine = jax.ask("describe")
+    machine = jax.ask("describe", smoke)
     kind = machine["devices"][0]
     if kind == "cpu":
-        sets = _isa.sets_of_pytorch()
+        sets = {"": {"TORCHDYNAMO_DISABLE": "1"}} if smoke else _isa.sets_of_pytorch()
         torch = [Worker("_torch_rows", f", {name}" * bool(name), sets[name]) for name in sets]
     else:
         torch = [Worker("_torch_rows")] if "TPU" not in kind else []
@@ -56,24 +56,25 @@ def start_workers() -> tuple[list[Worker], dict[str, Any]]:
 
 
 def measure_all(
-    workers: list[Worker], batch_sizes: tuple[int, ...], rounds: int, seconds: float = SECONDS
+    workers: list[Worker],
+    batch_sizes: tuple[int, ...],
+    rounds: int,
+    seconds: float = SECONDS,
+    member_batch: int = MEMBER_BATCH,
 ) -> dict[str, Any]:
     """The speeds of all rows by group, their ratios, and the disturbed rounds."""
     results: dict[str, Any] = {"training": {}, "colour": {}, "members": {}, "inference": {}}
     ratios, disturbed = {}, {}
     for size in tqdm(batch_sizes, desc="training and inference", disable=None):
-        at = f"batch {size}"
-        groups = ("training", *["members"] * (size == MEMBER_BATCH))
-        groups = (*groups, *["colour"] * (size == COLOUR_BATCH))
-        rows = make(workers, groups, size)
+        at, more = f"batch {size}", ("members", "colour") if size == member_batch else ()
+        rows = make(workers, ("training", *more), size)
         images = {name: size * images_of_a_step(name) for name in rows}
         speeds, disturbed[f"training, {at}"] = measure(rows, images, rounds, seconds)
         results["training"][at] = trained = page.rows_of_training(speeds)
         ratios[f"training, {at}"] = page.training_ratios(trained)
-        if size == MEMBER_BATCH:
+        if more:
             results["members"] = page.rows_of_members(speeds)
             ratios[f"{NUM_MEMBERS} networks, {at}"] = page.member_ratios(results["members"])
-        if size == COLOUR_BATCH:
             results["colour"] = page.rows_of_colour(speeds)
             ratios[f"training, {at}, colour"] = page.colour_ratios(results["colour"])
         rows = make(workers, ("inference",), size)
@@ -103,9 +104,9 @@ def main() -> None:
         page.write_figure()
         return
     _isa.restart_with(flags.isa)
-    workers, machine = start_workers()
+    workers, machine = start_workers(flags.smoke)
     sizes = BATCH_SIZES if machine["devices"][0] == "cpu" else ACCELERATOR_SIZES
-    how = ((MEMBER_BATCH,), 1, 0.01) if flags.smoke else (sizes, ROUNDS, SECONDS)
+    how = ((8,), 1, 0.01, 8) if flags.smoke else (sizes, ROUNDS)
     results = measure_all(workers, *how)
     for worker in workers:
         worker.close()
