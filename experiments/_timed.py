@@ -21,7 +21,7 @@ Row = Callable[[int], None]
 Speeds = dict[str, list[float]]  # row -> images per second, round by round
 
 DISTURBED = 0.6  # of a row's own median
-MOST = 3  # times as many rounds as asked for, at most
+MOST = 2  # times as many rounds as asked for, at most
 
 
 class Worker:
@@ -51,8 +51,8 @@ class Worker:
         return self.receive()
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its pipes, and waits for it
+            pass
 
 
 def make(workers: list[Worker], groups: tuple[str, ...], batch_size: int) -> dict[str, Worker]:

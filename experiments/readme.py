@@ -22,7 +22,8 @@ from _results import short_name, slug
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-PAGES = (README, HERE / "README.md", HERE / "cluster.md", HERE / "conv_relu_pool.md")
+NAMES = ("README.md", "cluster.md", "conv_relu_pool.md", "accelerator.md")
+PAGES = (README, *(HERE / name for name in NAMES))
 BLOCK = re.compile(
     r"(<!-- (?:(results/[\w.-]+\.md)|summary: (\w+)) -->\n).*?(<!-- end -->)", re.DOTALL
 )
@@ -159,6 +160,22 @@ def time_to_accuracy() -> str:
     return "\n".join([*lines, "", _made_by("time_to_accuracy")])
 
 
+def populations() -> str:
+    """Network-images per second, and the ratio to one network, by processor."""
+    found = [column for column in columns() if column.has("populations")]
+    titles = [f"{column.title}: network-images/s | to one" for column in found]
+    lines = [f"| networks | {' | '.join(titles)} |", "|---|" + "--:|--:|" * len(found)]
+    speeds = [column.results("populations")["speeds"] for column in found]
+    for kind, numbers in speeds[0].items():
+        for number in numbers:
+            cells = []
+            for each in speeds:
+                ratio = _throughput_page.ratio(each[kind], number, ["1"])
+                cells += [f"{statistics.median(each[kind][number]):,.0f}", _with_quartiles(ratio)]
+            lines.append(f"| {number}, {kind} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{QUARTILES} {_made_by('populations')}"])
+
+
 def accuracy() -> str:
     """Test errors beside LeCun's, without the columns that only the page of results shows."""
     lines = [
@@ -256,7 +273,7 @@ SUMMARIES = {
     f.__name__: f
     for f in (
         *(headline, speed, accuracy, parity),
-        *(throughput, time_to_accuracy, learning_rates, pictures),
+        *(throughput, time_to_accuracy, populations, learning_rates, pictures),
     )
 }
 

@@ -49,8 +49,7 @@ def test_all_of_it_runs_and_leaves_a_file_per_question(tmp_path, write_idx):
     results = tmp_path / "results"
     done = subprocess.run(
         [sys.executable, accelerator.__file__, "--smoke"],
-        env=os.environ
-        | {"LENET_JAX_TEST_DATA": str(tmp_path), "LENET_JAX_RESULTS": str(results)},
+        env=os.environ | {"LENET_JAX_TEST_DATA": str(tmp_path), "LENET_JAX_RESULTS": str(results)},
         capture_output=True,
         text=True,
     )
