@@ -300,11 +300,13 @@ def search(batch_size: int) -> None:
     mnist = _mnist.load()
     held_out, training = _mnist.hold_out(mnist.train, 10_000)
     scale = math.sqrt(batch_size / ON_CPU.batch_size)  # of the rates that adam takes well
-    grid = [rate * scale for rate in (3e-3, 6e-3, 1.2e-2)]
-    cells = list(itertools.product(grid, (0.0, 0.1), range(4)))
+    rates, smoothings, lengths = (3e-3, 6e-3, 1.2e-2), (0.0, 0.1), (2, 3)
+    if scale > 1:  # less to try, as the recipe of a CPU is known
+        rates, smoothings, lengths = (6e-3 * scale, 1.2e-2 * scale), (0.1,), (3, 4)
+    cells = list(itertools.product(rates, smoothings, range(4)))
     rates, smoothings, seeds = (np.array(column) for column in zip(*cells, strict=True))
     rows = []
-    for epochs in (2, 3) if scale == 1 else (3, 4):
+    for epochs in lengths:
         trained = population.train(
             population.MemberConfig(seeds, seeds, rates, label_smoothing=smoothings),
             training,
