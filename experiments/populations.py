@@ -34,9 +34,10 @@ from lenet_jax.core import epoch, metrics, population, seeds
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.sharding import make_batch_mesh, make_member_mesh, replicate, shard
 
-BATCH_SIZE, EXAMPLES, ROUNDS = 64, 6400, 9
-NUMBERS = {"cpu": (1, 2, 4, 8, 16), "other": (1, 8, 64, 1024)}  # of networks
-UPDATES = 480  # per measurement, over all networks, and at least one per network
+BATCH_SIZE, EXAMPLES = 64, 6400
+# Numbers of networks, rounds, and updates of a measurement over all networks.
+ON_CPU, ON_ACCELERATOR = ((1, 2, 4, 8, 16), 9, 480), ((1, 8, 64, 1024), 9, 8192)
+SMOKE = ((1, 2), 2, 2)
 PATCHES = LeNet(conv_relu_pool=conv_relu_pool_patches)
 
 
@@ -80,7 +81,7 @@ def several(
 def speeds_of(
     numbers: tuple[int, ...],
     rounds: int,
-    updates: int = UPDATES,
+    updates: int,
     *,
     amount: float | None = None,
     model: LeNet | None = None,
@@ -103,7 +104,7 @@ def to_target(
     number: int, train: data.Split, test: data.Split, model: LeNet | None = None
 ) -> dict[str, Any]:
     """Seconds in which so many networks train, all compiled, and how many reach the target."""
-    recipe = tta.ON_CPU if jax.default_backend() == "cpu" else tta.ON_ACCELERATOR
+    recipe = tta.SMALL_BATCHES  # fewer epochs and less memory; so many networks fill a GPU
     for first_seed in (number, 0):  # the first compiles
         members = MemberConfig(
             np.arange(number) + first_seed,
@@ -137,7 +138,7 @@ def main() -> None:
     smoke = parser.parse_args().smoke
     cli.start_jax(cache=False, cores_are_devices=True)
     on_cpu = jax.default_backend() == "cpu" and not smoke
-    sizes = ((1, 2), 2, 2) if smoke else (NUMBERS["cpu" if on_cpu else "other"], ROUNDS)
+    sizes = SMOKE if smoke else ON_CPU if on_cpu else ON_ACCELERATOR
     kinds: dict[str, dict[str, Any]] = {"plain": {}, "augmented": {"amount": 1.0}}
     if not on_cpu:
         kinds["with patches"] = {"model": PATCHES}

@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
     label_smoothing: float
 
 
-ON_CPU, ON_ACCELERATOR = Recipe(64, 2, 6e-3, 0.1), Recipe(512, 4, 1.2e-2, 0.1)
+SMALL_BATCHES, LARGE_BATCHES = Recipe(64, 2, 6e-3, 0.1), Recipe(512, 4, 1.2e-2, 0.1)
 
 
 def ours(seed: int, started: float) -> dict:
@@ -66,7 +66,7 @@ def ours(seed: int, started: float) -> dict:
 
     gc.freeze()  # exclude imported objects from collection: tracing is a tenth faster
     cli.start_jax(cores_are_devices=True)
-    recipe = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
+    recipe = SMALL_BATCHES if jax.default_backend() == "cpu" else LARGE_BATCHES
     mesh = make_batch_mesh(recipe.batch_size)
     schedule = make_schedule("onecycle", recipe.epochs * (60_000 // recipe.batch_size))
     loss_fn = partial(losses.cross_entropy, label_smoothing=recipe.label_smoothing)
@@ -103,7 +103,7 @@ def pytorch(seed: int, started: float, graph: bool = False) -> dict:
     from tutorial_net import Net
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    recipe = ON_CPU if device == "cpu" else ON_ACCELERATOR
+    recipe = SMALL_BATCHES if device == "cpu" else LARGE_BATCHES
     torch.set_float32_matmul_precision("high")  # TensorFloat-32 on a GPU, as JAX's default there
 
     def read(name: str, head: int) -> torch.Tensor:
@@ -253,7 +253,7 @@ def compare(isa: str | None, seeds: int, smoke: bool) -> None:
                 runs["PyTorch, CUDA graph"].append(start("pytorch_graph", seed, ""))
     import jax
 
-    recipe = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
+    recipe = SMALL_BATCHES if jax.default_backend() == "cpu" else LARGE_BATCHES
     lines = [
         f"{TARGET:.1%} of MNIST's test images, batch {recipe.batch_size}, adam, one-cycle to "
         f"{recipe.learning_rate:g}, label smoothing {recipe.label_smoothing:g}, {recipe.epochs} "
@@ -299,7 +299,7 @@ def search(batch_size: int) -> None:
     cli.start_jax(cores_are_devices=True)
     mnist = _mnist.load()
     held_out, training = _mnist.hold_out(mnist.train, 10_000)
-    scale = math.sqrt(batch_size / ON_CPU.batch_size)  # of the rates that adam takes well
+    scale = math.sqrt(batch_size / SMALL_BATCHES.batch_size)  # of the rates that adam takes well
     rates, smoothings, lengths = (3e-3, 6e-3, 1.2e-2), (0.0, 0.1), (2, 3)
     if scale > 1:  # less to try, as the recipe of a CPU is known
         rates, smoothings, lengths = (6e-3 * scale, 1.2e-2 * scale), (0.1,), (3, 4)
