@@ -18,26 +18,17 @@ from lenet_jax.core import ops
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32, 1), (2, 14, 14, 6)], ids=str)
-def test_patches_are_the_same_layer(getkey_of, shape):
-    x, kernel, bias, g = getkey_of(shape)
+def test_patches_are_the_same_layer(shape):
+    keys, normal = jax.random.split(jax.random.key(0), 4), jax.random.normal
+    batch, size, _, channels = shape
+    x, kernel = normal(keys[0], shape), normal(keys[1], (5, 5, channels, 4))
+    bias = normal(keys[2], (4,))
     ours, back = jax.vjp(conv_relu_pool_patches, x, kernel, bias)
     theirs, their_back = jax.vjp(ops.conv_relu_pool_plain, x, kernel, bias)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    g = normal(keys[3], (batch, (size - 4) // 2, (size - 4) // 2, 4))
     for a, b in zip(back(g), their_back(g), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
-
-
-@pytest.fixture
-def getkey_of():
-    def arrays(shape):
-        keys = jax.random.split(jax.random.key(0), 4)
-        kernel = jax.random.normal(keys[1], (5, 5, shape[3], 4))
-        pooled = (shape[0], (shape[1] - 4) // 2, (shape[2] - 4) // 2, 4)
-        normal = jax.random.normal
-        x, bias, g = normal(keys[0], shape), normal(keys[2], (4,)), normal(keys[3], pooled)
-        return x, kernel, bias, g
-
-    return arrays
 
 
 @pytest.mark.slow
