@@ -204,7 +204,8 @@ def draw(of_processors: dict[str, dict[str, Speeds]]) -> Figure:
     """Images per second over the batch size, a panel per processor; quartiles as bands."""
     figure = Figure(figsize=(5 * len(of_processors) + 1, 4.2), layout="constrained")
     panels = figure.subplots(1, len(of_processors), sharey=True, squeeze=False)[0]
-    ticks = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000]
+    ticks = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000]
+    all_ends = []
     for axes, (processor, training) in zip(panels, of_processors.items(), strict=True):
         sizes, ends = [int(at.removeprefix("batch ")) for at in training], []
         for label, (colour, speeds) in shown(training).items():
@@ -218,6 +219,8 @@ def draw(of_processors: dict[str, dict[str, Speeds]]) -> Figure:
         axes.set_xticks([], minor=True)
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_yticks([], minor=True)
+        all_ends.append(ends)
+    for axes, ends in zip(panels, all_ends, strict=True):  # when the common limits are known
         label_ends(axes, ends)
     return figure
 
