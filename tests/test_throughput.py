@@ -1,7 +1,10 @@
 """The benchmark measures what it says; no test depends on a speed."""
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 
 import pytest
 
@@ -97,6 +100,12 @@ def test_a_process_answers_for_its_rows_and_its_words_are_no_answers(tmp_path):
     assert all(len(each) >= 2 and min(each) > 0 for each in speeds.values())
     worker.close()
     assert worker.process.returncode == 0
+
+
+def test_pytorchs_process_does_not_import_jax():
+    code = "import sys, _torch_rows; sys.exit('jax' in sys.modules)"
+    folder = os.path.dirname(_torch_rows.__file__)
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
 
 
 def test_a_process_that_ends_is_an_error(tmp_path):
