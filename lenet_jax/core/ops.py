@@ -12,7 +12,7 @@ H x W input, P x Q pooled output, k x k kernel.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial, reduce
 from itertools import chain, product
 
@@ -37,11 +37,20 @@ MAX_TILE_BATCH, VECTOR_WIDTH = 32, 16
 MAX_TERMS = 150
 
 CHAIN = 25  # most dependent additions in a row: the processor works on several chains at once
-# Whether a processor with AVX2 lacks AVX-512, whose masks make a selection one instruction. The
-# first name of each is NumPy's since 2.4, the second was so before.
-_FOUND = set(np.show_config(mode="dicts")["SIMD Extensions"].get("found", ()))
-SELECTS_SLOWLY = bool(_FOUND & {"X86_V3", "AVX2"}) and not _FOUND & {"X86_V4", "AVX512F"}
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
+
+
+def _selects_slowly(instructions: Collection[str]) -> bool:
+    """Whether a processor with these instructions has AVX2 and nothing better.
+
+    With AVX2 a selection takes three operations and a register for its mask; the mask registers of
+    AVX-512 make it one. Of the two names of each, the first is NumPy's since version 2.4.
+    """
+    has = lambda *names: any(name in instructions for name in names)
+    return has("X86_V3", "AVX2") and not has("X86_V4", "AVX512F")
+
+
+SELECTS_SLOWLY = _selects_slowly(np.show_config("dicts")["SIMD Extensions"].get("found", ()))
 
 
 def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -159,9 +168,14 @@ def _backward(residuals, g_TKPQL, selects_slowly):
         _input_gradient, matrix=_matrix_of_corners(kernel), shape_CPQL=shape_CPQL
     )
     if selects_slowly and _is_small(g_TKPQL):
-        d_y = _fusion_barrier(jax.vmap(_to_corners), *g_and_corner)
-        d_x = lax.map(input_gradient, d_y)
-        d_kernel = _kernel_gradient_of_products(d_y, x_TCHWL, g_TKPQL.shape)
+
+        def both(tile):
+            g_KPQL, corner_KPQL, x_CHWL = tile
+            d_y = _fusion_barrier(_to_corners, g_KPQL, corner_KPQL)
+            return input_gradient(d_y), _sum_of_products(d_y, x_CHWL, g_KPQL.shape)
+
+        d_x, d_kernel = lax.map(both, (*g_and_corner, x_TCHWL))
+        d_kernel = d_kernel.sum(0)
     else:
         d_x = lax.map(lambda tile: input_gradient(_to_corners(*tile)), g_and_corner)
         d_kernel = _kernel_gradient(*g_and_corner, x_TCHWL)
@@ -329,34 +343,32 @@ def _sum_of_terms(terms):
     return reduce(lax.add, chains)
 
 
-@partial(jax.jit, static_argnames="shape_TKPQL")
-def _kernel_gradient_of_products(d_y, x_TCHWL, shape_TKPQL):
-    """`_kernel_gradient` without selections: most terms are products with zeros of d_y.
+def _sum_of_products(d_y, x_CHWL, shape_KPQL):
+    """A tile's part of `_kernel_gradient`, without selections: most products are with zeros.
 
-    d_y [T, 4 K, P Q L] is from `_to_corners`.
+    d_y [4 K, P Q L] is from `_to_corners`.
     """
-    T, K, P, Q, L = shape_TKPQL
-    C, k = x_TCHWL.shape[1], x_TCHWL.shape[2] - 2 * P + 1
-    half = -(-K // 2)
-    d_y = jnp.pad(d_y.reshape(T, 4, K, P, Q, L), ((0, 0),) * 2 + ((0, K % 2),) + ((0, 0),) * 3)
-    shape = (T, half, C, k, k, L)  # all windows of x meet a channel's d_y while it is in the cache
+    K, P, Q, L = shape_KPQL
+    C, k, half = x_CHWL.shape[0], x_CHWL.shape[1] - 2 * P + 1, -(-K // 2)
+    d_y = jnp.pad(d_y.reshape(4, K, P, Q, L), ((0, 0), (0, K % 2), (0, 0), (0, 0), (0, 0)))
+    shape = (half, C, k, k, L)  # all windows of x meet a channel's d_y while it is in the cache
 
-    def sum_of(corners, d_y, x_TCHWL):
+    def sum_at(corners, d_y, x_CHWL):
         parts = []
         for at in (0, half):
             terms = []
             for p, q, n in product(range(P), range(Q), corners):
-                d = _slice(d_y, (0, n, at, p, q, 0), (T, 1, half, 1, 1, L)).reshape(T, half, L)
+                d = _slice(d_y, (n, at, p, q, 0), (1, half, 1, 1, L)).reshape(half, L)
                 i, j = CORNERS[n]
-                x = _slice(x_TCHWL, (0, 0, 2 * p + i, 2 * q + j, 0), (T, C, k, k, L))
-                x = lax.broadcast_in_dim(x, shape, (0, 2, 3, 4, 5))
-                terms.append(lax.mul(lax.broadcast_in_dim(d, shape, (0, 1, 5)), x))
+                x = _slice(x_CHWL, (0, 2 * p + i, 2 * q + j, 0), (C, k, k, L))
+                x = lax.broadcast_in_dim(x, shape, (1, 2, 3, 4))
+                terms.append(lax.mul(lax.broadcast_in_dim(d, shape, (0, 4)), x))
             parts.append(_sum_of_terms(terms))
         return lax.complex(*parts)  # see `_forward`
 
     # With all four corners in one expression, LLVM would not vectorise it.
-    z = sum(_fusion_barrier(partial(sum_of, pair), d_y, x_TCHWL) for pair in ((0, 1), (2, 3)))
-    z = z.sum((0, -1))
+    z = sum(_fusion_barrier(partial(sum_at, pair), d_y, x_CHWL) for pair in ((0, 1), (2, 3)))
+    z = z.sum(-1)  # [K / 2, C, k, k]
     return jnp.concatenate([lax.real(z), lax.imag(z)])[:K].transpose(2, 3, 1, 0)
 
 
