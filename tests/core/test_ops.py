@@ -85,6 +85,35 @@ def test_values_and_gradients_are_float64_numpys(op, seed, B, P, Q, C, K, k):
     assert_close(actual, reference(*args, cotangent), 60, 2**-24)
 
 
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize(
+    ("B", "P", "Q", "C", "K", "k"), [(70, 5, 5, 6, 16, 5), (40, 2, 3, 2, 3, 3), (1, 1, 1, 1, 1, 1)]
+)
+def test_gradients_on_any_processor_are_float64_numpys(slowly, B, P, Q, C, K, k, monkeypatch):
+    """With and without selections; of two tiles, and of an odd number of channels."""
+    monkeypatch.setattr(ops, "SELECTS_SLOWLY", slowly)
+    *args, cotangent = draw(3, B, 2 * P + k - 1, 2 * Q + k - 1, C, K, k)
+    step = jax.jit(lambda *a: value_and_grads(ops.conv_relu_pool, a, cotangent))
+    assert_close(step(*args), reference(*args, cotangent), 60, 2**-24)
+    selections = str(jax.make_jaxpr(step)(*args)).count("select")
+    assert (selections < 5) == slowly
+
+
+@pytest.mark.parametrize(
+    ("instructions", "slowly"),
+    [
+        (["X86_V3"], True),
+        (["SSE42", "AVX", "FMA3", "AVX2"], True),  # NumPy's names before version 2.4
+        (["X86_V3", "X86_V4", "AVX512_ICL"], False),
+        (["AVX2", "AVX512F", "AVX512CD", "AVX512_SKX"], False),
+        (["NEON", "ASIMD"], False),
+        ([], False),
+    ],
+)
+def test_only_avx2_alone_selects_slowly(instructions, slowly):
+    assert ops._selects_slowly(instructions) == slowly
+
+
 @pytest.mark.parametrize("layer", LENET)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_lenets_layers_are_the_reference_in_each_precision(layer, dtype):
