@@ -130,6 +130,15 @@ def print_line(line: str) -> None:
     _flush_stdout()
 
 
+@contextlib.contextmanager
+def shown_while(text: str, log: Log) -> Iterator[None]:
+    """Shows `text` while its block runs: on a terminal until the block ends, else as a line."""
+    with tqdm(bar_format=text, leave=False, disable=None) as bar:
+        if bar.disable:
+            log(text)
+        yield
+
+
 def _flush_stdout() -> None:
     getattr(sys.stdout, "flush", lambda: None)()  # a program may have replaced it
 

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,18 +181,19 @@ def fit(
     step_kwargs, loss_fn = _step_kwargs(settings), losses.CLASSIFICATION[settings.loss]
     train, state = replicate(step_kwargs["mesh"], (dataset.train, state))
     finite = partial(_require_finite, settings, end, checkpoints)
-    order = evaluation = None
+    shuffle = lru_cache(1)(partial(_shuffle, settings, len(train.labels)))
+    order, step_kwargs["key"] = shuffle(step // steps)
+    with cli.shown_while("compiling ...", log):  # here, so that no speed or time left counts it
+        state, _ = train_steps(state, train, order, 0, 0, **step_kwargs)  # no step
     with (
         ThreadPoolExecutor(1) as pool,
         MetricsLog(path) as metrics,
         tqdm(total=end, initial=step, leave=False, disable=None) as bar,
     ):
+        # Compiled while the first epoch runs.
+        evaluation = pool.submit(_compile_evaluation, _shapes(state), dataset.test, loss_fn)
         for epoch, start, stop in iter_chunks(step, steps, settings):
-            if order is None or start == 0:
-                key = seeds.epoch_key(settings.seed, epoch)
-                order = epoch_order(key, len(train.labels), batch_size=settings.batch_size)
-                order = np.asarray(order)  # sharing a device's array takes longer
-                step_kwargs["key"] = seeds.augment_key(key)
+            order, step_kwargs["key"] = shuffle(epoch)
             before = time.perf_counter()
             state, sums = train_steps(state, train, order, start, stop, **step_kwargs)
             new = {name: float(value) for name, value in sums.items()}  # waits for the numbers
@@ -201,8 +202,6 @@ def fit(
             step = epoch * steps + stop
             bar.update(stop - start)
             finite(step, "the loss", totals["loss"], since=step - (stop - start) + 1)
-            if evaluation is None:  # compiled while the first epoch runs
-                evaluation = pool.submit(_compile_evaluation, _shapes(state), dataset.test, loss_fn)
             epoch_done, ending = stop == steps, bool(signals)
             if not (epoch_done or ending or (every and step % every == 0)):
                 continue
@@ -257,6 +256,13 @@ def _step_kwargs(settings: Settings) -> dict[str, Any]:
         "prepare": augment_config(settings.augment, kind) if settings.augment else None,
         "mesh": make_batch_mesh(settings.batch_size),
     }
+
+
+def _shuffle(settings: Settings, num_examples: int, epoch: int) -> tuple[np.ndarray, jax.Array]:
+    """An epoch's order and its key for augmentation."""
+    key = seeds.epoch_key(settings.seed, epoch)
+    order = epoch_order(key, num_examples, batch_size=settings.batch_size)
+    return np.asarray(order), seeds.augment_key(key)  # sharing a device's array takes longer
 
 
 def _shapes(state: TrainState) -> TrainState:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import re
@@ -56,10 +57,39 @@ def test_it_learns(run):
 
 def test_the_last_line_has_accuracy_time_speed_and_workdir(run):
     path, lines = run
-    assert len(lines) == 4
-    assert lines[0].startswith("epoch 1/3 ")
+    assert len(lines) == 5
+    assert lines[0] == "compiling ..."
+    assert lines[1].startswith("epoch 1/3 ")
     for part in ("test accuracy ", "3 epochs", " s, ", "images/s", str(path)):
         assert part in lines[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_compiling_is_shown_before_the_bar_and_no_clock_counts_it(
+    tmp_path, monkeypatch
+):
+    """Its first call takes a thousand seconds, and each other one a second."""
+    terminal, lines, now, train_steps = Terminal(), [], [0], loop.train_steps
+
+    def slow_at_first(*args, **kwargs):
+        now[0] += 1 if now[0] else 1000
+        return train_steps(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_steps", slow_at_first)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    monkeypatch.setattr("sys.stderr", terminal)
+    fit(tmp_path, lines=lines)
+    first, bar, *_ = filter(str.strip, terminal.getvalue().split("\r"))
+    assert first == "compiling ..."
+    assert "0/10 [00:00<" in bar
+    assert "5/10 [00:05<00:05,  1.00it/s]" in terminal.getvalue()  # a chunk is a step
+    assert "compiling ..." not in lines
+    assert [record["seconds"] for record in log.read_metrics(tmp_path)] == [5, 5]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
@@ -164,7 +194,8 @@ def test_a_checkpoint_of_any_age_leads_to_the_same_bits(straight, tmp_path):
 
 def test_an_epoch_whose_line_nobody_reads_is_saved(tmp_path):
     def leave(line):
-        raise BrokenPipeError(32, "Broken pipe")
+        if line.startswith("epoch"):
+            raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(BrokenPipeError):
         loop.fit(RUN, DIGITS, tmp_path, leave)
