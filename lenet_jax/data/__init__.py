@@ -90,9 +90,8 @@ def _load_default(name: str | None, log: Callable[[str], None]) -> Dataset:
         splits = prepared.load(wanted, folder, log) or download.download(wanted, folder, log)
     except download.UnavailableError as error:
         if name:
-            raise ValueError(
-                f"--dataset={name}: there are {error}, or use --dataset=digits"
-            ) from error
+            remedy = "or use --dataset=digits"
+            raise ValueError(f"--dataset={name}: there are {error}, {remedy}") from error
         note = f"using digits, because there are {error}"
         return _dataset("digits", digits.SOURCE, digits.load(), note)
     return _dataset(wanted, _tfds_source(wanted, folder), splits)

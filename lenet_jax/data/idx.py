@@ -83,10 +83,8 @@ def _parse_header(path: Path, head: bytes | bytearray) -> tuple[int, ...]:
     if len(head) < 4 + 4 * rank:
         raise ValueError(f"{path}: holds {len(head)} bytes and ends inside its header")
     if not rank:
-        raise ValueError(
-            f"{path}: is not an IDX file of bytes (magic number 0x{magic:08x}; labels have "
-            f"0x00000801, images 0x00000803)"
-        )
+        found = f"magic number 0x{magic:08x}; labels have 0x00000801, images 0x00000803"
+        raise ValueError(f"{path}: is not an IDX file of bytes ({found})")
     return struct.unpack_from(f">{rank}I", head, 4)
 
 

@@ -229,9 +229,8 @@ def _read_torch(content: bytes) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # zip, tar and restricted pickle: no common base class
-        raise ValueError(
-            "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
-        ) from error
+        remedy = "save net.state_dict(), not the net"
+        raise ValueError(f"torch.load(weights_only=True) does not read it: {remedy}") from error
     if not isinstance(state, dict):
         raise ValueError(_NO_STATE_DICT)
     return state

@@ -108,10 +108,8 @@ def _address(scheduler: str, flag: str) -> str:
             return str(json.loads(path.read_bytes())["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not path.is_file() or time.monotonic() > deadline:
-                raise ValueError(
-                    f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask "
-                    f"scheduler --scheduler-file` wrote ({error})"
-                ) from error
+                wanted = "tcp://host:8786, nor a file of `dask scheduler --scheduler-file`"
+                raise ValueError(f"{flag}: is neither an address, as {wanted} ({error})") from error
         time.sleep(POLL_S)
 
 
