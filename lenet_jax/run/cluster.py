@@ -108,8 +108,10 @@ def _address(scheduler: str, flag: str) -> str:
             return str(json.loads(path.read_bytes())["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not path.is_file() or time.monotonic() > deadline:
-                wanted = "tcp://host:8786, nor a file of `dask scheduler --scheduler-file`"
-                raise ValueError(f"{flag}: is neither an address, as {wanted} ({error})") from error
+                raise ValueError(
+                    f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask "
+                    f"scheduler --scheduler-file` wrote ({error})"
+                ) from error
         time.sleep(POLL_S)
 
 
