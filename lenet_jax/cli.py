@@ -250,7 +250,9 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
             print(_help(settings_class, doc))
             raise SystemExit(0)
         if rest and not positional:
-            raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
+            has_mark = rest[0].startswith("\ufeff")
+            mark = "; the file of flags starts with a byte-order mark" if has_mark else ""
+            raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value{mark}")
         chosen = {field.name: values[field.name].value for field in named}
         chosen |= dict.fromkeys(positional, rest)
         settings = settings_class(
@@ -258,6 +260,9 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
         )
     except BrokenPipeError:  # while the help was printed
         raise
+    except UnicodeDecodeError as error:
+        file = next((each for each in argv if "flagfile" in each), "--flagfile")
+        fail(f"{file}: is not a text file in UTF-8 ({error})")
     except (flags.Error, ValueError, OSError) as error:  # OSError: --flagfile names no file
         fail(f"{error} (--help lists the flags)")
     _require_one_task()
