@@ -104,7 +104,7 @@ def _load_named(name: str, data_dir: Path, log: Callable[[str], None]) -> Datase
             return _dataset(name, _tfds_source(name, data_dir), splits)
         raise ValueError(
             f"--data_dir={data_dir}: there are {prepared.describe_missing(name, data_dir)}; it "
-            f"{_listing(data_dir)}. Wanted are {formats.describe_wanted(name)}; without "
+            f"{_listing(data_dir)}. Wanted are {formats.describe_wanted(name, data_dir)}; without "
             f"--data_dir {name} is downloaded, or use --dataset=digits"
         )
     source, splits = found

@@ -24,8 +24,12 @@ _RECORD = 1 + 3 * IMAGE_SIZE**2  # bytes
 
 def find_folder(folders: Iterable[Path]) -> Path | None:
     """The first folder with one of `FILES`: one of `folders`, or the archive's folder inside it."""
-    candidates = (each for folder in folders for each in (folder, folder / "cifar-10-batches-bin"))
-    return next((each for each in candidates if any((each / n).is_file() for n in FILES)), None)
+    return _first_with(folders, "cifar-10-batches-bin", FILES)
+
+
+def find_pickled(folders: Iterable[Path]) -> Path | None:
+    """As `find_folder`, for the Python version of the files."""
+    return _first_with(folders, "cifar-10-batches-py", [Path(name).stem for name in FILES])
 
 
 def load_folder(folder: Path) -> RawSplits:
@@ -34,6 +38,11 @@ def load_folder(folder: Path) -> RawSplits:
         raise ValueError(f"{folder}: {' and '.join(missing)} missing")
     images, labels = zip(*(_read(folder / name) for name in TRAIN_FILES), strict=True)
     return RawSplits(np.concatenate(images), np.concatenate(labels), *_read(folder / TEST_FILE))
+
+
+def _first_with(folders: Iterable[Path], inner: str, names: Iterable[str]) -> Path | None:
+    candidates = (each for folder in folders for each in (folder, folder / inner))
+    return next((each for each in candidates if any((each / n).is_file() for n in names)), None)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -35,12 +35,15 @@ def file_names(name: str) -> Sequence[str]:
     return names
 
 
-def describe_wanted(name: str) -> str:
-    """The files that `read` looks for."""
-    files = ", ".join(file_names(name))
-    if "" in INFO[name].idx_parts:
+def describe_wanted(name: str, data_dir: Path) -> str:
+    """The files that `read` looks for, and which of another kind are in `data_dir`."""
+    info, files = INFO[name], ", ".join(file_names(name))
+    if "" in info.idx_parts:
         return f"{files} (plain or .gz) or {name}.npz"
-    return f"{files}, from {_archives(name)}"
+    wanted = f"{files}, from {_archives(name)}"
+    if not info.idx_parts and (found := cifar.find_pickled(_folders(name, data_dir))):
+        wanted += f" ({found} has the Python version: pickles, which can run any code)"
+    return wanted
 
 
 def how_to_get(name: str) -> str:

@@ -171,9 +171,11 @@ def test_a_channel_without_contrast_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("inner", ["", "cifar-10-batches-py"])
-def test_pickles_are_not_opened_and_what_to_take_instead_is_named(inner, tmp_path):
+def test_pickles_are_not_opened_and_what_to_take_instead_is_said(inner, tmp_path):
     (tmp_path / inner).mkdir(exist_ok=True)
     for name in cifar.FILES:
         (tmp_path / inner / Path(name).stem).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(ValueError, match=r"Wanted are .*test_batch\.bin, from .*binary\.tar\.gz"):
+    with pytest.raises(ValueError, match="pickles, which can run any code") as caught:
         data.load("cifar10", str(tmp_path))
+    for part in ("cifar-10-binary.tar.gz", "test_batch.bin", str(tmp_path / inner)):
+        assert part in str(caught.value)

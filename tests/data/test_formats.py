@@ -27,7 +27,7 @@ def test_what_is_wanted_and_how_to_get_it_name_the_published_files(name, tmp_pat
     assert formats.read(name, tmp_path) is None
     files = formats.file_names(name)
     assert len(files) == (6 if name == "cifar10" else 4)
-    assert all(file in formats.describe_wanted(name) for file in files)
+    assert all(file in formats.describe_wanted(name, tmp_path) for file in files)
     how_to_get = formats.how_to_get(name)
     assert how_to_get.endswith("into a folder and name it with --data_dir")
     assert all(file in how_to_get for file in INFO[name].files)
