@@ -104,7 +104,7 @@ class LeNet(nn.Module):
                 hint = "add a batch axis with images[None]"
             elif images.shape[2:] == shape[:2]:  # as in PyTorch
                 hint += ": images.transpose(0, 2, 3, 1)"
-            wanted = f"[batch, {', '.join(map(str, shape))}]"
+            wanted = f"of shape [batch, {', '.join(map(str, shape))}]"
             raise ValueError(f"LeNet takes images {wanted}, got {list(images.shape)}; {hint}")
 
     @nn.compact
