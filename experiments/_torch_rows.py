@@ -6,7 +6,9 @@ GPU, the rows run there, and CUDA graphs of whole steps are added.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
+import _cuda_graph
 import torch
 import torch._inductor.config as inductor
 import torch.nn.functional as F
@@ -48,15 +50,21 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def tensors(batch_size: int, channels: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batches, with channels before height and width, and their labels."""
+    images, labels = make_batches(batch_size, channels)
+    pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy())
+    return pixels.to(DEVICE), torch.from_numpy(labels).long().to(DEVICE)
+
+
 def form_of(name: str, batch_size: int, channels: int, **mode: str) -> tuple[Net, Callable, tuple]:
     """The network, the function that computes its logits, and the batches in its layout."""
     layout, compiled = FORMS[name]
-    images, labels = make_batches(batch_size, channels)
+    pixels, targets = tensors(batch_size, channels)
     net = Net(in_channels=channels).to(DEVICE, memory_format=layout)
-    pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy()).to(DEVICE)
     batches = [batch.to(memory_format=layout) for batch in pixels]
     forward = torch.compile(net, dynamic=False, **mode) if compiled else net
-    return net, forward, (batches, torch.from_numpy(labels).long().to(DEVICE))
+    return net, forward, (batches, targets)
 
 
 def training_rows(batch_size: int, channels: int = 1, suffix: str = "") -> dict[str, Row]:
@@ -92,19 +100,8 @@ def graph_row(name: str, batch_size: int, channels: int) -> Row:
         F.cross_entropy(forward(batches[i]), targets[i]).backward()
         optimizer.step()
 
-    side = torch.cuda.Stream()  # warm up as PyTorch's notes on CUDA graphs say
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            optimizer.zero_grad(set_to_none=True)
-            step(0)
-    torch.cuda.current_stream().wait_stream(side)
-    graphs = []
-    for i in range(NUM_BATCHES):
-        optimizer.zero_grad(set_to_none=True)
-        graphs.append(torch.cuda.CUDAGraph())
-        with torch.cuda.graph(graphs[i]):
-            step(i)
+    _cuda_graph.warm_up(optimizer, partial(step, 0))
+    graphs = [_cuda_graph.capture(optimizer, partial(step, i)) for i in range(NUM_BATCHES)]
 
     def run(steps: int) -> None:
         for i in range(steps):
@@ -137,9 +134,7 @@ def members_row(batch_size: int) -> Row:
     nets = [Net().to(DEVICE) for _ in range(NUM_MEMBERS)]
     params, buffers = torch.func.stack_module_state(nets)
     base = Net().to("meta")
-    images, labels = make_batches(batch_size)
-    pixels = torch.from_numpy(images.transpose(0, 1, 4, 2, 3).copy()).to(DEVICE)
-    targets = torch.from_numpy(labels).long().to(DEVICE)
+    pixels, targets = tensors(batch_size)
 
     def loss_of(params: dict, buffers: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(torch.func.functional_call(base, (params, buffers), (x,)), y)

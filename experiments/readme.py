@@ -73,13 +73,7 @@ def headline() -> str:
 
 def speed() -> str:
     """Ratios to the fastest of PyTorch's rows, by processor."""
-    rows: dict[str, Cell] = {
-        f"training, batch {n:,}": lambda column, n=n: _with_quartiles(
-            _of_pytorch(column, "training", OURS, n)
-        )
-        for n in BATCHES
-    }
-    rows |= {
+    rows = _training_rows() | {
         "`train_step` by itself / inference, over these batch sizes": lambda column: " / ".join(
             _range(column, *each)
             for each in (("training", "ours, step by step"), ("inference", "ours"))
@@ -119,12 +113,6 @@ def throughput() -> str:
         "3 channels, batch 64, against PyTorch / per multiply-add against 1 channel": colour,
     }
     title = "batch " + " / ".join(f"{size:,}" for size in BATCHES)
-    quartiles = {
-        f"training, batch {n:,}": lambda column, n=n: _with_quartiles(
-            _of_pytorch(column, "training", OURS, n)
-        )
-        for n in BATCHES
-    }
     fastest = {
         f"PyTorch's fastest form, batch {n:,}": lambda column, n=n: _of_pytorch(
             column, "training", OURS, n
@@ -137,7 +125,7 @@ def throughput() -> str:
         )
         for n in BATCHES
     }
-    first = _table("cores as devices, against PyTorch", quartiles | speeds | fastest)
+    first = _table("cores as devices, against PyTorch", _training_rows() | speeds | fastest)
     tables = f"{first}\n\n{QUARTILES}\n\n{_table(title, rows)}"
     return f"{tables}\n\n{_disturbed()}\n\n{_made_by('throughput')}"
 
@@ -310,6 +298,16 @@ def _of_pytorch(column: Column, what: str, ours: str, batch: int) -> dict[str, A
 def _with_quartiles(ratio: dict[str, Any]) -> str:
     low, high = ratio["quartiles"]
     return f"**{ratio['median']:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def _training_rows() -> dict[str, Cell]:
+    """Training with the cores as devices against PyTorch, a row for each batch size."""
+    return {
+        f"training, batch {n:,}": lambda column, n=n: _with_quartiles(
+            _of_pytorch(column, "training", OURS, n)
+        )
+        for n in BATCHES
+    }
 
 
 def _range(column: Column, what: str, ours: str) -> str:

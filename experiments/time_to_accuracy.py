@@ -97,6 +97,7 @@ def ours(seed: int, started: float) -> dict:
 
 
 def pytorch(seed: int, started: float, graph: bool = False) -> dict:
+    import _cuda_graph
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -133,17 +134,8 @@ def pytorch(seed: int, started: float, graph: bool = False) -> dict:
     def captured_step() -> Callable[[torch.Tensor], None]:
         """Captures a step in a CUDA graph, and takes back the steps that this needs."""
         before = [weight.detach().clone() for weight in net.parameters()]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                optimizer.zero_grad(set_to_none=True)
-                step_on(rows)
-        torch.cuda.current_stream().wait_stream(side)
-        optimizer.zero_grad(set_to_none=True)
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            step_on(rows)
+        _cuda_graph.warm_up(optimizer, partial(step_on, rows))
+        captured = _cuda_graph.capture(optimizer, partial(step_on, rows))
         with torch.no_grad():
             for weight, old in zip(net.parameters(), before, strict=True):
                 weight.copy_(old)
