@@ -81,9 +81,9 @@ def _shapes(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 def unwrap(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The state dict inside a saved dictionary, and what was removed to get it, or "".
+    """Takes a state dict out of what people save around it, and names what it removed, or "".
 
-    That is an entry named in `WRAPPERS`, and a prefix of all names, such as "module." from
+    It removes an entry named in `WRAPPERS`, and a prefix of all names, such as "module." from
     DataParallel and "_orig_mod." from torch.compile.
 
     >>> unwrap({"epoch": 3, "state_dict": {"module.conv1.weight": 0, "module.conv1.bias": 1}})

@@ -171,7 +171,7 @@ def _framed(digit: np.ndarray, box: int, by_mass: bool) -> np.ndarray:
 
 def _doubts(place: Box, cut: bool, count: int, shape: tuple[int, int]) -> tuple[str, ...]:
     doubts = []
-    if max(shape) > SIDE:  # a data set's own image fills what it has
+    if max(shape) > SIDE:  # smaller ones come from data sets, whose digits fill the image
         if count > 1:
             doubts.append(f"is one of {count}")
         if cut:

@@ -231,7 +231,7 @@ def _configure(devices: int) -> dict[str, Any]:
 
 
 def _watch(client: Any, log: cli.Log) -> Iterator[None]:
-    """Looks up the workers every LOOK_S seconds; logs those that leave, and that there is none."""
+    """Looks up the workers every LOOK_S seconds; logs each that leaves, and when none is left."""
     workers: set[str] = set()
     looked = seen = time.monotonic()
     while True:
