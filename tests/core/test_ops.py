@@ -209,10 +209,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_compiled_forms_give_each_networks_own_gradients(form, expected_of_members):
+@pytest.mark.parametrize(("form", "slowly"), [*((form, False) for form in FORMS), ("vmap", True)])
+def test_the_compiled_forms_give_each_networks_own_gradients(
+    form, slowly, expected_of_members, monkeypatch
+):
+    monkeypatch.setattr(ops, "SELECTS_SLOWLY", slowly)
     params, images, expected = expected_of_members
-    actual = jax.jit(FORMS[form])(params, images)
+    actual = jax.jit(lambda *args: FORMS[form](*args))(params, images)
     if form == "vmap in a scan":
         actual = jax.tree.map(lambda leaf: leaf[1], actual)
     assert_close(actual, expected, 300, 2**-24)
