@@ -21,40 +21,34 @@ def summary(
     training: dict[str, dict[str, float]],
     initialisation: dict[str, dict[str, float]],
 ) -> str:
-    def of(cases: dict[str, Any], prefix: str, suffix: str = "") -> tuple[str, dict[str, float]]:
-        found = [
-            cells
-            for name, cells in cases.items()
-            if name.startswith(prefix) and name.endswith(suffix)
-        ]
-        return str(len(found)), largest(found)
-
-    one, other = gradients.values()
+    (op, one), (other_op, other) = gradients.items()
     both = {name: largest([one[name], other[name]]) for name in one}
     lines = [
         "Largest relative difference from live PyTorch over a row's cases. A case counts once, "
-        "with the worse of `conv_relu_pool` and its reference implementation. The last two columns "
-        "are what float32 costs either side: its difference from PyTorch's float64. In training, "
-        "rounding on either side can move an activation across the kink of a ReLU or make another "
-        "pixel the maximum, and RMSprop and Adam make a full step even of the smallest gradient. "
+        f"with the worse of `{op}` and `{other_op}`. The last two columns are what float32 costs "
+        "either side: its difference from PyTorch's float64. In training, rounding on either side "
+        "can move an activation across the kink of a ReLU or make another pixel the maximum, and "
+        "RMSprop and Adam make a full step even of the smallest gradient. "
         "With the same gradients, only the optimizers can differ.",
         "",
         f"| compared | cases | {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    count, cells = of(both, "logits")
-    lines.append(row(f"logits of {BATCH} images", cells, count))
+
+    def add(title: str, cases: dict[str, Any], prefix: str, suffix: str = "") -> None:
+        matches = lambda name: name.startswith(prefix) and name.endswith(suffix)
+        found = [cells for name, cells in cases.items() if matches(name)]
+        if found:
+            lines.append(row(title, largest(found), str(len(found))))
+
+    add(f"logits of {BATCH} images", both, "logits")
     for name in dict.fromkeys(name for name, *_ in LOSSES):
-        count, cells = of(both, f"{name}(", "value")
-        lines.append(row(f"`{name}`: value", cells, count))
-        count, cells = of(both, f"{name}(", "ten gradients")
-        lines.append(row(f"`{name}`: ten gradients", cells, count))
-    count, cells = of(both, "chosen cotangent: ten")
-    lines.append(row("gradients from a chosen cotangent", cells, count))
+        for part in ("value", "ten gradients"):
+            add(f"`{name}`: {part}", both, f"{name}(", part)
+    add("gradients from a chosen cotangent", both, "chosen cotangent: ten")
     for part in ("same gradients", "training"):
         for name in dict.fromkeys(name for name, *_ in OPTIMIZERS):
-            count, cells = of(training, f"{name}(", part)
-            lines.append(row(f"`{name}`: {STEPS} steps, {part}", cells, count))
+            add(f"`{name}`: {STEPS} steps, {part}", training, f"{name}(", part)
     smallest = min(cells["p"] for cells in initialisation.values())
     lines += [
         "",

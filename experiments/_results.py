@@ -1,11 +1,14 @@
 """Reads and writes the results of experiments: experiments/results/<name>.{json,md,png}.
 
-Every .json and .md file names the command that made it, the machine and the versions.
+Every .json and .md file names the command that made it, the machine and the versions. Speeds are
+named after the processor or the accelerator, too: experiments/results/<name>.<device>.json. The
+variable LENET_JAX_RESULTS names another folder.
 """
 
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from importlib import metadata
@@ -15,7 +18,7 @@ from typing import Any
 import jax
 from _isa import instructions
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.environ.get("LENET_JAX_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch")
 
 
@@ -28,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": _command(),
+        "command": command(),
         "processor": _processor(),
         "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0))
@@ -46,9 +49,39 @@ def path(name: str) -> Path:
     return FOLDER / name
 
 
+def writes(smoke: bool) -> bool:
+    """Whether a script writes its results: those of tiny sizes into another folder only."""
+    return not smoke or "LENET_JAX_RESULTS" in os.environ
+
+
+def of_device(name: str, machine: dict[str, Any] | None = None) -> str:
+    """<name>.<device>, for results that depend on it (None: this machine)."""
+    return f"{name}.{slug(machine or describe_machine())}"
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The accelerator, or else the processor: "AMD EPYC 9R14 96-Core" -> "amd-epyc-9r14".
+
+    >>> slug({"processor": "Intel(R) Xeon(R) Processor @ 2.60GHz", "devices": ["cpu", "cpu"]})
+    'intel-xeon'
+    >>> slug({"processor": "AMD EPYC", "devices": ["NVIDIA H100 80GB HBM3"]})
+    'nvidia-h100-80gb-hbm3'
+    """
+    return "-".join(re.findall(r"[a-z0-9]+", short_name(machine).lower()))
+
+
+def short_name(machine: dict[str, Any]) -> str:
+    """The accelerator's or the processor's name without what does not tell it from others."""
+    device = machine["devices"][0]
+    name = machine["processor"] if device == "cpu" else device
+    without = r"\((R|TM|r|tm)\)|@.*|\b(\d+-Core|CPU|Processor)\b"
+    return " ".join(re.sub(without, " ", name).split())
+
+
 def write_json(name: str, data: dict[str, Any]) -> None:
-    """Writes `data`, and this machine, to <name>.json."""
-    text = json.dumps({"machine": describe_machine(), **data}, indent=2)
+    """Writes `data`, and this machine unless data have one, to <name>.json."""
+    machine = data.get("machine") or describe_machine()
+    text = json.dumps({"machine": machine, **data}, indent=2)
     path(f"{name}.json").write_text(text + "\n")
 
 
@@ -73,7 +106,7 @@ def machine_line(machine: dict[str, Any]) -> str:
     )
 
 
-def _command() -> str:
+def command() -> str:
     """The command line as typed in the repository's root, without this machine's paths."""
     script = f"experiments/{Path(sys.argv[0]).name}"
     return " ".join(["python", script, *map(shlex.quote, sys.argv[1:])])

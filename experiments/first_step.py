@@ -13,7 +13,7 @@ table has the seconds that XLA takes to compile the pieces of a step by themselv
     python experiments/first_step.py [--against=path/to/checkout]
 
 With --against, another checkout of the project takes turns with this one. Writes
-results/first_step.{json,md}; takes six minutes.
+results/first_step.<device>.{json,md}; takes ten minutes.
 """
 
 import argparse
@@ -283,7 +283,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    from _results import write_json, write_markdown
+    from _results import of_device, write_json, write_markdown
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", type=Path)
@@ -300,8 +300,8 @@ def main() -> None:
         return
     results = measure(args.against and args.against.resolve(), RUNS)
     print(table(results))
-    write_json("first_step", results)
-    write_markdown("first_step", table(results))
+    write_json(of_device("first_step"), results)
+    write_markdown(of_device("first_step"), table(results))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ Kolmogorov-Smirnov).
 The difference of two arrays is their largest difference, divided by the largest absolute number in
 PyTorch's array. For trained parameters, the arrays are their changes since the start.
 
-    python experiments/parity.py
+    python experiments/parity.py [--smoke]
 
 Prints the tables and writes them to results/parity.{json,md} (the largest difference of each kind)
-and results/parity_cases.md (every comparison); takes 3 minutes.
+and results/parity_cases.md (every comparison); takes 3 minutes. On a GPU or TPU, JAX computes there
+with its highest precision, in the two forms of a convolution that are for it; PyTorch stays the
+judge on the host's CPU. The files are then results/parity.<device>.* and parity_cases.<device>.md.
 """
 
+import argparse
 import warnings
 from functools import partial
 from typing import Any
@@ -38,7 +41,8 @@ from _parity_cases import (
     targets_of,
 )
 from _parity_page import every_case, summary
-from _results import write_json, write_markdown
+from _patches import conv_relu_pool_patches
+from _results import of_device, write_json, write_markdown, writes
 from tqdm import tqdm
 from tutorial_net import Net, grads_of, make_net, params_of, random_batch, to_torch
 
@@ -47,6 +51,7 @@ from lenet_jax.core import losses, ops
 from lenet_jax.interop.pytorch import to_state_dict
 
 OPS = (ops.conv_relu_pool, ops.conv_relu_pool_plain)
+OPS_OF_ACCELERATORS = (ops.conv_relu_pool_plain, conv_relu_pool_patches)
 TORCH_TYPES = {np.float32: torch.float32, np.float64: torch.float64}
 
 TORCH_LOSSES = {
@@ -286,18 +291,28 @@ def compare_initialisation() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    gradients = {op.__name__: compare_gradients(op, LOSSES) for op in OPS}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, see accelerator.py")
+    smoke = parser.parse_args().smoke
+    jax.config.update("jax_default_matmul_precision", "highest")  # not TensorFloat-32 or bfloat16
+    on_cpu = jax.default_backend() == "cpu"
+    cases, optimizers = (LOSSES[:1], []) if smoke else (LOSSES, OPTIMIZERS)
+    gradients = {
+        op.__name__: compare_gradients(op, cases)
+        for op in (OPS if on_cpu and not smoke else OPS_OF_ACCELERATORS)
+    }
     training = {}
-    for case in tqdm(OPTIMIZERS):
+    for case in tqdm(optimizers):
         training |= compare_training(case)
     initialisation = compare_initialisation()
     found = gradients, training, initialisation
     print(every_case(*found), summary(*found), sep="\n\n")
-    write_json(
-        "parity", {"gradients": gradients, "training": training, "initialisation": initialisation}
-    )
-    write_markdown("parity", summary(*found))
-    write_markdown("parity_cases", every_case(*found))
+    if writes(smoke):
+        name = (lambda name: name) if on_cpu and not smoke else of_device
+        parts = ("gradients", "training", "initialisation")
+        write_json(name("parity"), dict(zip(parts, found, strict=True)))
+        write_markdown(name("parity"), summary(*found))
+        write_markdown(name("parity_cases"), every_case(*found))
 
 
 if __name__ == "__main__":

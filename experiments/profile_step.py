@@ -39,12 +39,12 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
         bias = jnp.zeros(features)
         out, residuals = jit.jit(ops._forward)(x, kernel, bias)
         g = jnp.where(out > 0, jax.random.normal(keys[2], out.shape), 0)
-        corner = residuals[-1]
+        backward = lambda residuals, g: ops._backward(residuals, g, ops.SELECTS_SLOWLY)
         functions = {
             "forward, inference": (ops._tiled, x, kernel, bias),
             "forward with corners": (ops._forward, x, kernel, bias),
-            "kernel gradient": (ops._kernel_gradient, g, corner, x),
-            "input gradient": (ops._input_gradient, g, corner, kernel),
+            "kernel gradient": (lambda *of: backward(*of)[1], residuals, g),
+            "both gradients": (lambda *of: backward(*of)[:2], residuals, g),
         }
         return {name: compiled(*call) for name, call in functions.items()}
 
@@ -88,10 +88,10 @@ def pieces() -> dict[str, tuple[Callable[[], Any], float]]:
             2 * 1024**3 / BATCH,
         ),
         **{
-            f"{name} {piece}": (call, 2 * count)
+            f"{name} {piece}": (call, 2 * count * (2 if piece == "both gradients" else 1))
             for name, calls, count in (("conv1", conv1, CONV1), ("conv2", conv2, CONV2))
             for piece, call in calls.items()
-            if (name, piece) != ("conv1", "input gradient")  # a training step does not need it
+            if (name, piece) != ("conv1", "both gradients")  # a training step does not need it
         },
         "dense layers, forward and backward": (dense(), 3 * 2 * DENSE),
         "a training step, adam": (whole_step(), 2 * (2 * CONV1 + 3 * CONV2 + 3 * DENSE)),

@@ -11,102 +11,172 @@ disagree.
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import _throughput_page
 import time_to_accuracy as tta
 from _parity_page import largest
+from _results import short_name, slug
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-PAGES = (README, HERE / "README.md", HERE / "cluster.md", HERE / "conv_relu_pool.md")
-BLOCK = re.compile(r"(<!-- (?:(results/\w+\.md)|summary: (\w+)) -->\n).*?(<!-- end -->)", re.DOTALL)
-BATCHES = (64, 256, 1024)
-ISAS = {"AVX-512": "", "held to AVX2": "_avx2"}  # column -> suffix of the result files
+NAMES = ("README.md", "cluster.md", "conv_relu_pool.md", "accelerator.md")
+PAGES = (README, *(HERE / name for name in NAMES))
+BLOCK = re.compile(
+    r"(<!-- (?:(results/[\w.-]+\.md)|summary: (\w+)) -->\n).*?(<!-- end -->)", re.DOTALL
+)
+BATCHES = (16, 64, 256, 1024)
 OURS, MEMBERS = "ours, cores as devices", "8 networks, batch 64"
 
 
+class Column(NamedTuple):
+    """A processor, with all of its instructions (suffix "") or held to older ones."""
+
+    title: str
+    device: str
+    suffix: str
+
+    def results(self, name: str) -> dict[str, Any]:
+        return _results(f"{name}{self.suffix}.{self.device}")
+
+    def has(self, name: str) -> bool:
+        return _file(f"{name}{self.suffix}.{self.device}").exists()
+
+
+def columns() -> list[Column]:
+    """The processors of which there are results, first with all of their instructions."""
+    found = []
+    for suffix in ("", "_avx2"):
+        for name in _throughput_page.names(f"throughput{suffix}"):
+            machine = _results(name)["machine"]
+            held = " held to AVX2" if suffix else f", {machine['instructions']}"
+            if machine["devices"][0] == "cpu":
+                found.append(Column(f"{short_name(machine)}{held}", slug(machine), suffix))
+    return found
+
+
 def headline() -> str:
-    """One number, for the batch size that people train with."""
-    results = _results("throughput")
-    speed = statistics.median(results["training"]["batch 64"][OURS])
+    """A range over batch sizes and over the processors with all of their instructions."""
+    whole = [column for column in columns() if not column.suffix]
+    ratios = [
+        _of_pytorch(column, "training", OURS, n)["median"] for column in whole for n in BATCHES
+    ]
+    names = [column.title.replace(",", " with") for column in whole]
     return (
-        f"**{speed / _fastest_pytorch(64):.1f} times as fast as PyTorch at its fastest** on two "
-        f"CPU cores with {results['machine']['instructions']}: {round(speed, -3):,.0f} images per "
-        "second in training at batch 64."
+        f"**{min(ratios):.1f} to {max(ratios):.1f} times as fast as PyTorch at its fastest** in "
+        f"training, on two cores of an {' and of an '.join(names)}, at batch sizes from "
+        f"{min(BATCHES)} to {max(BATCHES):,}."
     )
 
 
 def speed() -> str:
-    """Ratios to the best of PyTorch's rows, for both instruction sets."""
-    batches = "batch " + " / ".join(f"{batch:,}" for batch in BATCHES)
-    rows = {
-        f"training, {batches}": _at("training", OURS, "PyTorch", BATCHES),
-        f"`train_step` by itself, {batches}": _at(
-            "training", "ours, step by step", "PyTorch", BATCHES
-        ),
-        f"inference, {batches}": _at("inference", "ours", "PyTorch", BATCHES),
-        "8 networks, batch 64, against `torch.func` / against PyTorch one by one": _members,
-        "time to 99 % of MNIST, compilation cache filled / empty": lambda isa: list(
-            tta.ratios(_results(f"time_to_accuracy{isa}")["runs"]).values()
-        ),
+    """Ratios to the fastest of PyTorch's rows, by processor."""
+    rows: dict[str, Cell] = {
+        f"training, batch {n:,}": lambda column, n=n: _with_quartiles(
+            _of_pytorch(column, "training", OURS, n)
+        )
+        for n in BATCHES
     }
-    table = _ratio_table("times as fast as PyTorch's best", rows)
+    rows |= {
+        "`train_step` by itself / inference, over these batch sizes": lambda column: " / ".join(
+            _range(column, *each)
+            for each in (("training", "ours, step by step"), ("inference", "ours"))
+        ),
+        "8 networks, batch 64, against `torch.func` / against PyTorch one by one": _members,
+        "time to 99 % of MNIST, compilation cache filled / empty": _to_accuracy,
+    }
+    table = _table("times as fast as PyTorch at its fastest", rows)
     made_by = _made_by("throughput", "time_to_accuracy")
-    return f"{table}\n\n{_against_fastest(BATCHES)}\n{made_by}"
+    return f"{table}\n\n{QUARTILES} {made_by}"
 
 
 def throughput() -> str:
-    """`speed` for the page of results: all batch sizes, usual Flax and colour images, too."""
-    sizes = (16, *BATCHES)
-    colour = "training, batch 64, colour"
-    devices, of_one = f"{OURS}, 3 channels", f"{OURS}, 3 channels, per multiply-add"
-    rows = {
-        "training, cores as devices, against PyTorch": _at("training", OURS, "PyTorch", sizes),
-        "training, one device, against PyTorch": _at(
-            "training", "ours, in a scan", "PyTorch", sizes
+    """`speed` for the page of results: all rows, usual Flax and colour images, too."""
+
+    def at_each(what: str, ours: str, to: str = "PyTorch") -> Cell:
+        return lambda column: " / ".join(
+            f"{_ratio(column, f'{what}, batch {n}', ours, to)['median']:.2f}" for n in BATCHES
+        )
+
+    def colour(column: Column) -> str:
+        at, ours = "training, batch 64, colour", "ours, cores as devices, 3 channels"
+        against = (ours, "PyTorch"), (f"{ours}, per multiply-add", "ours")
+        return " / ".join(f"{_ratio(column, at, *each)['median']:.2f}" for each in against)
+
+    stepwise, in_a_scan = "ours, step by step", "ours, in a scan"
+    rows: dict[str, Cell] = {
+        "training, cores as devices, against PyTorch": at_each("training", OURS),
+        "training, one device, against PyTorch": at_each("training", in_a_scan),
+        "`train_step` by itself, against PyTorch": at_each("training", stepwise),
+        "training, cores as devices, against usual Flax in a scan": at_each(
+            "training", OURS, "usual Flax"
         ),
-        "`train_step` by itself, against PyTorch": _at(
-            "training", "ours, step by step", "PyTorch", sizes
-        ),
-        "training, cores as devices, against usual Flax in a scan": _at(
-            "training", OURS, "usual Flax", sizes
-        ),
-        "`train_step` by itself, against usual Flax": _at(
-            "training", "ours, step by step", "usual Flax", sizes
-        ),
-        "inference, against PyTorch": _at("inference", "ours", "PyTorch", sizes),
+        "`train_step` by itself, against usual Flax": at_each("training", stepwise, "usual Flax"),
+        "inference, against PyTorch": at_each("inference", "ours"),
         "8 networks, batch 64, against `torch.func` / against PyTorch one by one": _members,
-        "3 channels, batch 64, against PyTorch / per multiply-add against 1 channel": lambda isa: [
-            _ratio(_results(f"throughput{isa}"), colour, ours, "") for ours in (devices, of_one)
-        ],
+        "3 channels, batch 64, against PyTorch / per multiply-add against 1 channel": colour,
     }
-    title = "batch " + " / ".join(f"{size:,}" for size in sizes)
-    table = _ratio_table(title, rows)
-    return f"{table}\n\n{_against_fastest(sizes)}\n\n{_made_by('throughput')}"
+    title = "batch " + " / ".join(f"{size:,}" for size in BATCHES)
+    quartiles = {
+        f"training, batch {n:,}": lambda column, n=n: _with_quartiles(
+            _of_pytorch(column, "training", OURS, n)
+        )
+        for n in BATCHES
+    }
+    fastest = {
+        f"PyTorch's fastest form, batch {n:,}": lambda column, n=n: _of_pytorch(
+            column, "training", OURS, n
+        )["to"].removeprefix("PyTorch ")
+        for n in BATCHES
+    }
+    speeds = {
+        f"ours, images/s, batch {n:,}": lambda column, n=n: (
+            f"{statistics.median(_trained(column, n)[OURS]):,.0f}"
+        )
+        for n in BATCHES
+    }
+    first = _table("cores as devices, against PyTorch", quartiles | speeds | fastest)
+    tables = f"{first}\n\n{QUARTILES}\n\n{_table(title, rows)}"
+    return f"{tables}\n\n{_disturbed()}\n\n{_made_by('throughput')}"
 
 
 def time_to_accuracy() -> str:
     """Medians over seeds; the seconds of each run are in the files."""
     lines = [
-        "| | " + " | ".join(f"{isa}: reached | seconds | times as fast" for isa in ISAS) + " |",
-        "|---|" + "--:|--:|--:|" * len(ISAS),
+        "| | | reached | seconds, median | times as fast |",
+        "|---|---|--:|--:|--:|",
     ]
-    for name in _results("time_to_accuracy")["runs"]:
-        cells = []
-        for suffix in ISAS.values():
-            runs = _results(f"time_to_accuracy{suffix}")["runs"]
+    for column in columns():
+        if not column.has("time_to_accuracy"):
+            continue
+        runs = column.results("time_to_accuracy")["runs"]
+        for name in runs:
             seconds = [tta.until_target(run) for run in runs[name]]
             reached = sum(second < float("inf") for second in seconds)
             ratio = tta.ratios(runs).get(name, 1)
-            cells += [
-                f"{reached} of {len(seconds)}",
-                f"{statistics.median(seconds):.1f}",
-                f"**{ratio:.2f}**",
-            ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(
+                f"| {column.title} | {name} | {reached} of {len(seconds)} "
+                f"| {statistics.median(seconds):.1f} | **{ratio:.2f}** |"
+            )
     return "\n".join([*lines, "", _made_by("time_to_accuracy")])
+
+
+def populations() -> str:
+    """Network-images per second, and the ratio to one network, by processor."""
+    found = [column for column in columns() if column.has("populations")]
+    titles = [f"{column.title}: network-images/s | to one" for column in found]
+    lines = [f"| networks | {' | '.join(titles)} |", "|---|" + "--:|--:|" * len(found)]
+    speeds = [column.results("populations")["speeds"] for column in found]
+    for kind, numbers in speeds[0].items():
+        for number in numbers:
+            cells = []
+            for each in speeds:
+                ratio = _throughput_page.ratio(each[kind], number, ["1"])
+                cells += [f"{statistics.median(each[kind][number]):,.0f}", _with_quartiles(ratio)]
+            lines.append(f"| {number}, {kind} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{QUARTILES} {_made_by('populations')}"])
 
 
 def accuracy() -> str:
@@ -185,8 +255,20 @@ def pictures() -> str:
             for name, kind in now.items()
             if min(kind["right"]) < kind["pictures"]
         ]
+    speeds = []
+    for size, seconds in results["seconds"].items():
+        now, before = (1 / statistics.median(seconds[side]) for side in ("after", "before"))
+        speeds.append(f"**{now:.0f}** of {size} (with 0.2.0 {before:.0f})")
     return "\n".join(
-        [*lines, "", f"Not all read: {', '.join(missed) or 'none'}.", "", _made_by("pictures")]
+        [
+            *lines,
+            "",
+            f"Not all read: {', '.join(missed) or 'none'}.",
+            "Pictures per second on one core, from the file to the network's input: "
+            f"{' and '.join(speeds)}.",
+            "",
+            _made_by("pictures"),
+        ]
     )
 
 
@@ -194,66 +276,91 @@ SUMMARIES = {
     f.__name__: f
     for f in (
         *(headline, speed, accuracy, parity),
-        *(throughput, time_to_accuracy, learning_rates, pictures),
+        *(throughput, time_to_accuracy, populations, learning_rates, pictures),
     )
 }
 
-Ratios = Callable[[str], list[float]]  # suffix of the result files -> the ratios of a row
+QUARTILES = "In brackets: quartiles over rounds."
+Cell = Callable[[Column], str]
 
 
-def _ratio_table(title: str, rows: dict[str, Ratios]) -> str:
-    lines = [f"| {title} | {' | '.join(ISAS)} |", "|---|" + "--:|" * len(ISAS)]
-    for name, ratios in rows.items():
-        cells = [" / ".join(f"{r:.2f}" for r in ratios(suffix)) for suffix in ISAS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+def _table(title: str, rows: dict[str, Cell]) -> str:
+    """A column for each processor."""
+    titles = [column.title for column in columns()]
+    lines = [f"| {title} | {' | '.join(titles)} |", "|---|" + "--:|" * len(titles)]
+    for name, cell in rows.items():
+        lines.append(f"| {name} | {' | '.join(cell(column) for column in columns())} |")
     return "\n".join(lines)
 
 
-def _at(what: str, ours: str, to: str, sizes: Iterable[int]) -> Ratios:
-    return lambda suffix: [
-        _ratio(_results(f"throughput{suffix}"), f"{what}, batch {size}", ours, to) for size in sizes
-    ]
+def _ratio(column: Column, at: str, ours: str, to: str) -> dict[str, Any]:
+    """The ratio of `ours` to the row whose name begins with `to`."""
+    rows = column.results("throughput")["ratios"][at]
+    return next(row for row in rows if row["ours"] == ours and row["to"].startswith(to))
 
 
-def _members(suffix: str) -> list[float]:
-    results, vmapped = _results(f"throughput{suffix}"), "ours, vmap, cores as devices"
-    theirs = ("PyTorch torch.func", "PyTorch eager")
-    return [_ratio(results, MEMBERS, vmapped, to) for to in theirs]
+def _trained(column: Column, batch: int) -> dict[str, list[float]]:
+    return column.results("throughput")["training"][f"batch {batch}"]
 
 
-def _ratio(results: dict[str, Any], at: str, ours: str, to: str) -> float:
-    """The median ratio of `ours` to the row whose name begins with `to`."""
-    rows = results["ratios"][at]
-    return next(row["median"] for row in rows if row["ours"] == ours and row["to"].startswith(to))
+def _of_pytorch(column: Column, what: str, ours: str, batch: int) -> dict[str, Any]:
+    return _ratio(column, f"{what}, batch {batch}", ours, "PyTorch")
 
 
-def _fastest_pytorch(batch: int) -> float:
-    """Images per second of PyTorch's best form with the better of both instruction sets."""
-    return max(
-        statistics.median(speeds)
-        for suffix in ISAS.values()
-        for row, speeds in _results(f"throughput{suffix}")["training"][f"batch {batch}"].items()
-        if row.startswith("PyTorch")
-    )
+def _with_quartiles(ratio: dict[str, Any]) -> str:
+    low, high = ratio["quartiles"]
+    return f"**{ratio['median']:.2f}** ({low:.2f} to {high:.2f})"
 
 
-def _against_fastest(sizes: Iterable[int]) -> str:
-    ours = _results("throughput")["training"]
-    ratios = [statistics.median(ours[f"batch {n}"][OURS]) / _fastest_pytorch(n) for n in sizes]
-    return (
-        "Both columns are the same processor. Against PyTorch's faster column, training with "
-        f"AVX-512 is {' / '.join(f'{ratio:.2f}' for ratio in ratios)} times as fast."
-    )
+def _range(column: Column, what: str, ours: str) -> str:
+    medians = [_of_pytorch(column, what, ours, batch)["median"] for batch in BATCHES]
+    return f"{min(medians):.2f} to {max(medians):.2f}"
+
+
+def _members(column: Column) -> str:
+    rows = column.results("throughput")["ratios"][MEMBERS]
+    theirs = [row for row in rows if row["ours"] == "ours, vmap, cores as devices"]
+    of = lambda words: next(row["median"] for row in theirs if words(row["to"]))
+    one_by_one = of(lambda to: to.startswith("PyTorch") and to.endswith("one network"))
+    return f"{of(lambda to: 'torch.func' in to):.2f} / {one_by_one:.2f}"
+
+
+def _to_accuracy(column: Column) -> str:
+    if not column.has("time_to_accuracy"):
+        return "not measured"
+    ratios = tta.ratios(column.results("time_to_accuracy")["runs"])
+    return " / ".join(f"{ratio:.2f}" for ratio in ratios.values())
+
+
+def _disturbed() -> str:
+    """How many rounds each processor's results leave out."""
+    counts = []
+    for column in columns():
+        groups = column.results("throughput").get("disturbed")
+        if groups is None:
+            counts.append(f"{column.title}: not told apart")
+            continue
+        rounds = {(at, row["round"]) for at, rows in groups.items() for row in rows}
+        counts.append(f"{column.title}: {len(rounds)}")
+    return f"Disturbed rounds, repeated and left out ({'; '.join(counts)})."
+
+
+def _file(name: str) -> Path:
+    return HERE / "results" / f"{name}.json"
 
 
 def _results(name: str) -> dict[str, Any]:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
+    return json.loads(_file(name).read_text())
 
 
 def _made_by(*names: str) -> str:
-    machines = [_results(name)["machine"] for name in names]
-    commands = " and ".join(f"`{machine['command']}`" for machine in machines)
-    return f"Made by {commands} on {machines[0]['processor']}, {machines[0]['cores']} cores."
+    """The commands, and their machines where the names carry none."""
+    by_device = [name for name in names if not _file(name).exists()]
+    machines = [_results(name)["machine"] for name in names if name not in by_device]
+    commands = [f"`{machine['command']}`" for machine in machines]
+    commands += [f"`python experiments/{name}.py [--isa=avx2]`" for name in by_device]
+    on = f" on {machines[0]['processor']}, {machines[0]['cores']} cores" if machines else ""
+    return f"Made by {' and '.join(commands)}{on}."
 
 
 def with_results(text: str) -> str:

@@ -24,6 +24,15 @@ def test_every_block_of_results_is_its_file(page):
     assert readme.with_results(PAGES[page]) == PAGES[page]
 
 
+def test_the_headline_is_the_range_over_the_processors_and_batch_sizes_of_the_table():
+    whole = sum(not column.suffix for column in readme.columns())  # and not held to AVX2
+    rows = [row for row in readme.speed().splitlines() if row.startswith("| training, batch")]
+    cells = [row.split("|")[2 : 2 + whole] for row in rows]
+    medians = [float(re.search(r"\*\*(.*?)\*\*", cell)[1]) for row in cells for cell in row]
+    assert len(medians) == whole * len(readme.BATCHES) >= 8
+    assert readme.headline().startswith(f"**{min(medians):.1f} to {max(medians):.1f} times")
+
+
 def test_the_cases_of_parity_are_counted_as_in_their_table():
     table = readme.HERE.joinpath("results", "parity.md").read_text()
     rows = re.findall(r"^\| (.*?) \| (\d+) \|", table, re.MULTILINE)

@@ -107,9 +107,6 @@ def _known(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
         return dict(options)
     known = {name: value for name, value in options if compiles((name, value))}
     unknown = ", ".join(name for name, _ in options if name not in known)
-    warnings.warn(
-        f"jaxlib {jax.lib.__version__} does not know the compiler option {unknown}: "
-        "lenet_jax works, but more slowly",
-        stacklevel=2,
-    )
+    lacks = f"jaxlib {jax.lib.__version__} does not know the compiler option {unknown}"
+    warnings.warn(f"{lacks}: lenet_jax works, but more slowly", stacklevel=2)
     return known

@@ -313,10 +313,9 @@ def _aligned(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax
 
 def _require_labels(predictions: ArrayLike, labels: ArrayLike) -> None:
     if not _are_labels(predictions, labels):
-        raise ValueError(
-            "expected predictions [B, C], C at least 2, and integer class labels [B], got shapes "
-            f"{jnp.shape(predictions)} and {jnp.shape(labels)} ({jnp.result_type(labels)})"
-        )
+        got = f"{jnp.shape(predictions)} and {jnp.shape(labels)} ({jnp.result_type(labels)})"
+        wanted = "predictions [B, C], C at least 2, and integer class labels [B]"
+        raise ValueError(f"expected {wanted}, got shapes {got}")
 
 
 def _kept(

@@ -104,10 +104,8 @@ class LeNet(nn.Module):
                 hint = "add a batch axis with images[None]"
             elif images.shape[2:] == shape[:2]:  # as in PyTorch
                 hint += ": images.transpose(0, 2, 3, 1)"
-            raise ValueError(
-                f"LeNet takes images of shape [batch, {', '.join(map(str, shape))}], got "
-                f"{list(images.shape)}; {hint}"
-            )
+            wanted = f"of shape [batch, {', '.join(map(str, shape))}]"
+            raise ValueError(f"LeNet takes images {wanted}, got {list(images.shape)}; {hint}")
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -11,12 +11,14 @@ Array names end in their axes: T tiles of L lanes hold the B images; C input and
 H x W input, P x Q pooled output, k x k kernel.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from functools import partial, reduce
 from itertools import chain, product
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
@@ -36,6 +38,19 @@ MAX_TERMS = 150
 
 CHAIN = 25  # most dependent additions in a row: the processor works on several chains at once
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a 2x2 pooling window, row-major
+
+
+def _selects_slowly(instructions: Collection[str]) -> bool:
+    """Whether a processor with these instructions has AVX2 and nothing better.
+
+    With AVX2 a selection takes three operations and a register for its mask; the mask registers of
+    AVX-512 make it one. Of the two names of each, the first is NumPy's since version 2.4.
+    """
+    has = lambda *names: any(name in instructions for name in names)
+    return has("X86_V3", "AVX2") and not has("X86_V4", "AVX512F")
+
+
+SELECTS_SLOWLY = _selects_slowly(np.show_config("dicts")["SIMD Extensions"].get("found", ()))
 
 
 def conv_relu_pool_plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -142,17 +157,37 @@ def _forward(x_TCHWL, kernel, bias):
     return out_TKPQL, (x_TCHWL, kernel, out_TKPQL, corner_TKPQL)
 
 
-@jax.jit
-def _backward(residuals, g_TKPQL):
+@partial(jax.jit, static_argnums=2)
+def _backward(residuals, g_TKPQL, selects_slowly):
     x_TCHWL, kernel, out_TKPQL, corner_TKPQL = residuals
     active = lambda g, out: jnp.where(out > 0, g, 0)
     g_TKPQL = _fusion_barrier(active, _row_major(g_TKPQL), out_TKPQL)
-    d_x = _input_gradient(g_TKPQL, corner_TKPQL, kernel)  # dead code in the first layer
-    d_kernel = _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL)
-    return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)
+    g_and_corner = g_TKPQL, corner_TKPQL
+    shape_CPQL = (kernel.shape[2], *g_TKPQL.shape[2:])
+    input_gradient = partial(
+        _input_gradient, matrix=_matrix_of_corners(kernel), shape_CPQL=shape_CPQL
+    )
+    if selects_slowly and _is_small(g_TKPQL):
+
+        def both(tile):
+            g_KPQL, corner_KPQL, x_CHWL = tile
+            d_y = _fusion_barrier(_to_corners, g_KPQL, corner_KPQL)
+            return input_gradient(d_y), _sum_of_products(d_y, x_CHWL, g_KPQL.shape)
+
+        d_x, d_kernel = lax.map(both, (*g_and_corner, x_TCHWL))
+        d_kernel = d_kernel.sum(0)
+    else:
+        d_x = lax.map(lambda tile: input_gradient(_to_corners(*tile)), g_and_corner)
+        d_kernel = _kernel_gradient(*g_and_corner, x_TCHWL)
+    return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)  # d_x is dead code in the first layer
 
 
-_tiled.defvjp(_forward, _backward)
+def _is_small(g_TKPQL):
+    """Whether one expression can sum over the whole output of a layer (conv2's, not conv1's)."""
+    return 4 * g_TKPQL.shape[2] * g_TKPQL.shape[3] <= MAX_TERMS
+
+
+_tiled.defvjp(_forward, lambda residuals, g: _backward(residuals, g, SELECTS_SLOWLY))
 
 
 @partial(jax.jit, inline=True)  # traced once for both uses in `_fusion_barrier`
@@ -213,7 +248,7 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
     If the output is small (conv2), one expression sums it for the whole kernel. Otherwise (conv1)
     an expression sums one row of the output for one row of the kernel, in a loop over these rows.
     """
-    K, P, Q = g_TKPQL.shape[1:4]
+    K, P = g_TKPQL.shape[1:3]
     to_even = ((0, 0), (0, K % 2), (0, 0), (0, 0), (0, 0))
     g_TKPQL, corner_TKPQL = (jnp.pad(a, to_even) for a in (g_TKPQL, corner_TKPQL))
 
@@ -222,7 +257,7 @@ def _kernel_gradient(g_TKPQL, corner_TKPQL, x_TCHWL):
         z = _fusion_barrier(f, g_TKPQL, corner_TKPQL, x_TCHWL, *row).sum(-1)
         return jnp.concatenate([lax.real(z), lax.imag(z)], -1)[..., :K]
 
-    if 4 * P * Q <= MAX_TERMS:
+    if _is_small(g_TKPQL):
         return sums(_windows_of_kernel).sum(0).transpose(1, 2, 0, 3)
     sums_of_row = lambda row: sums(_windows_of_row, row).sum((0, 2)).transpose(1, 0, 2)
     return lax.map(sums_of_row, jnp.arange(x_TCHWL.shape[2] - 2 * P + 1))
@@ -300,39 +335,79 @@ def _sum_of_windows(g_TKPQL, corner_TKPQL, windows):
         x = lax.select(lax.eq(corner, number[2]), y2, y3)
         x = lax.select(lax.eq(corner, number[1]), y1, x)
         terms.append(lax.mul(lax.select(lax.eq(corner, number[0]), y0, x), g))
+    return _sum_of_terms(terms)
+
+
+def _sum_of_terms(terms):
     chains = [reduce(lax.add, terms[at : at + CHAIN]) for at in range(0, len(terms), CHAIN)]
     return reduce(lax.add, chains)
 
 
-def _input_gradient(g_TKPQL, corner_TKPQL, kernel):
-    """The transposed convolution: one matrix product, then the sum of overlapping patches.
+def _sum_of_products(d_y, x_CHWL, shape_KPQL):
+    """A tile's part of `_kernel_gradient`, without selections: most products are with zeros.
 
-    Each pooled pixel sends the gradients of its four outputs to a patch of (k + 1) x (k + 1)
-    pixels, seen as m x m blocks of 2 x 2, so that patches overlap in whole blocks. It goes tile by
-    tile because all patches at once would be half of a step's memory.
+    d_y [4 K, P Q L] is from `_to_corners`.
     """
-    K, P, Q, L = g_TKPQL.shape[1:]
-    k, _, C, _ = kernel.shape
-    m = (k + 1) // 2
+    K, P, Q, L = shape_KPQL
+    C, k, half = x_CHWL.shape[0], x_CHWL.shape[1] - 2 * P + 1, -(-K // 2)
+    d_y = jnp.pad(d_y.reshape(4, K, P, Q, L), ((0, 0), (0, K % 2), (0, 0), (0, 0), (0, 0)))
+    shape = (half, C, k, k, L)  # all windows of x meet a channel's d_y while it is in the cache
+
+    def sum_at(corners, d_y, x_CHWL):
+        parts = []
+        for at in (0, half):
+            terms = []
+            for p, q, n in product(range(P), range(Q), corners):
+                d = _slice(d_y, (n, at, p, q, 0), (1, half, 1, 1, L)).reshape(half, L)
+                i, j = CORNERS[n]
+                x = _slice(x_CHWL, (0, 2 * p + i, 2 * q + j, 0), (C, k, k, L))
+                x = lax.broadcast_in_dim(x, shape, (1, 2, 3, 4))
+                terms.append(lax.mul(lax.broadcast_in_dim(d, shape, (0, 4)), x))
+            parts.append(_sum_of_terms(terms))
+        return lax.complex(*parts)  # see `_forward`
+
+    # With all four corners in one expression, LLVM would not vectorise it.
+    z = sum(_fusion_barrier(partial(sum_at, pair), d_y, x_CHWL) for pair in ((0, 1), (2, 3)))
+    z = z.sum(-1)  # [K / 2, C, k, k]
+    return jnp.concatenate([lax.real(z), lax.imag(z)])[:K].transpose(2, 3, 1, 0)
+
+
+def _to_corners(g_KPQL, corner_KPQL):
+    """The gradient of a tile's outputs before the pool: [4 K, P Q L], the corners first."""
+    shape = (len(CORNERS), len(g_KPQL), g_KPQL[0].size)  # XLA vectorises one long last axis
+    g, corner = (
+        lax.broadcast_in_dim(a.reshape(shape[1:]), shape, (1, 2)) for a in (g_KPQL, corner_KPQL)
+    )
+    d_y = jnp.where(corner == lax.broadcasted_iota(corner.dtype, shape, 0), g, 0)
+    return _row_major(d_y).reshape(-1, shape[2])
+
+
+def _matrix_of_corners(kernel):
+    """The kernel at each corner of a patch, which is m x m blocks of 2 x 2: [m m 2 2 C, 4 K]."""
+    m, (C, K) = (len(kernel) + 1) // 2, kernel.shape[2:]
     shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in CORNERS]
     matrix = jnp.stack(shifted).reshape(4, m, 2, m, 2, C, K).transpose(1, 3, 2, 4, 5, 0, 6)
-    matrix = _row_major(matrix.reshape(-1, 4 * K))
-    shape = (len(CORNERS), K, P * Q * L)  # XLA vectorises one long last axis
+    return _row_major(matrix.reshape(-1, 4 * K))
+
+
+def _input_gradient(d_y, matrix, shape_CPQL):
+    """The transposed convolution of a tile: a matrix product, then the sum of overlapping patches.
+
+    Each pooled pixel sends the gradients of its four outputs, in d_y [4 K, P Q L], to a patch of
+    (k + 1) x (k + 1) pixels, seen as m x m blocks of 2 x 2, so that patches overlap in whole
+    blocks; `matrix` is from `_matrix_of_corners`. All tiles at once would need half of a step's
+    memory.
+    """
+    C, P, Q, L = shape_CPQL
+    m = math.isqrt(len(matrix) // (4 * C))
     at = lambda a: (a, m - 1 - a)
-
-    def tile(g_and_corner):
-        g, corner = (lax.broadcast_in_dim(a.reshape(K, -1), shape, (1, 2)) for a in g_and_corner)
-        d_y = jnp.where(corner == lax.broadcasted_iota(corner.dtype, shape, 0), g, 0)
-        d_patches = matrix @ _row_major(d_y).reshape(4 * K, -1)
-        d_patches = _row_major(d_patches).reshape(m, m, 2, 2, C, P, Q, L)
-        d_blocks = [
-            jnp.pad(d_patches[a, b], ((0, 0),) * 3 + (at(a), at(b), (0, 0)))
-            for a, b in product(range(m), range(m))
-        ]  # m * m times [2, 2, C, H/2, W/2, L]
-        d_x = reduce(lax.add, d_blocks).transpose(2, 3, 0, 4, 1, 5)  # [C, H/2, 2, W/2, 2, L]
-        return d_x.reshape(C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
-
-    return lax.map(tile, (g_TKPQL, corner_TKPQL))
+    d_patches = _row_major(matrix @ d_y).reshape(m, m, 2, 2, C, P, Q, L)
+    d_blocks = [
+        jnp.pad(d_patches[a, b], ((0, 0),) * 3 + (at(a), at(b), (0, 0)))
+        for a, b in product(range(m), range(m))
+    ]  # m * m times [2, 2, C, H/2, W/2, L]
+    d_x = reduce(lax.add, d_blocks).transpose(2, 3, 0, 4, 1, 5)  # [C, H/2, 2, W/2, 2, L]
+    return d_x.reshape(C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
 
 
 def _sum_last(x: jax.Array, axes: int) -> jax.Array:

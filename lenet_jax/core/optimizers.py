@@ -107,9 +107,7 @@ def make_optimizer(
         raise ValueError(f"centered must be True or False, got {centered!r}")
     hyperparams = _hyperparams(learning_rate, settings)
     if name == "nesterov" and "momentum" not in hyperparams:
-        raise ValueError(
-            "nesterov needs a momentum above 0, got momentum=0; use sgd without momentum"
-        )
+        raise ValueError("nesterov needs a momentum above 0, got momentum=0; sgd needs none")
     template = _template(name, tuple(hyperparams), centered, schedule)
     return template._replace(init=_Init(template.init, hyperparams))
 
@@ -173,9 +171,7 @@ def make_schedule(name: str, total_steps: int, *, warmup_steps: int = 0) -> Sche
     if not isinstance(total_steps, int) or total_steps < 1:
         raise ValueError(f"total_steps must be an integer above 0, got {total_steps!r}")
     if not isinstance(warmup_steps, int) or not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"warmup_steps must be an integer from 0 to total_steps - 1, got {warmup_steps!r}"
-        )
+        raise ValueError(f"warmup_steps must be in 0..total_steps - 1, got {warmup_steps!r}")
     if name == "onecycle" and warmup_steps:
         raise ValueError(f"onecycle has its own warmup: omit warmup_steps={warmup_steps}")
     return _schedule(name, total_steps, warmup_steps)

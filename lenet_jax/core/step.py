@@ -91,10 +91,8 @@ def init_params(model: nn.Module, key: ArrayLike) -> Any:
     image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, getattr(model, "in_channels", 1)))
     variables = model.init(seeds.as_key(key), image)
     if others := ", ".join(variables.keys() - {"params"}):
-        raise ValueError(
-            f"the model has state besides its parameters ({others}), which a TrainState does not "
-            "hold: replace BatchNorm by nn.GroupNorm or nn.LayerNorm"
-        )
+        remedy = "replace BatchNorm by nn.GroupNorm or nn.LayerNorm"
+        raise ValueError(f"the model has state besides its parameters ({others}): {remedy}")
     return variables["params"]
 
 
@@ -113,10 +111,8 @@ def measure(logits: jax.Array, labels: jax.Array, loss_fn: LossFn) -> Metrics:
     if jnp.shape(loss):
         while hasattr(function, "func"):  # of a partial
             function = function.func
-        raise ValueError(
-            f"loss_fn {getattr(function, '__name__', function)} returned shape {jnp.shape(loss)}, "
-            "not a scalar: reduce it, for example by jnp.mean"
-        )
+        returned = f"{getattr(function, '__name__', function)} returned shape {jnp.shape(loss)}"
+        raise ValueError(f"loss_fn {returned}, not a scalar: reduce it, for example by jnp.mean")
     return {"loss": loss, "accuracy": metrics.accuracy(logits, labels)}
 
 
@@ -126,10 +122,8 @@ def _check_batch(batch: Batch) -> None:
         counts = f"{len(images)} images and {len(labels)} labels"
         raise ValueError(f"batch has {counts}: give the same number of both, at least 1")
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f'batch["image"] must be floating point, got {images.dtype}: normalise pixels by '
-            "lenet_jax.normalize(images, split.mean, split.std)"
-        )
+        remedy = "normalise pixels by lenet_jax.normalize(images, split.mean, split.std)"
+        raise TypeError(f'batch["image"] must be floating point, got {images.dtype}: {remedy}')
 
 
 def update(

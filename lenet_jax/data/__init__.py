@@ -90,9 +90,8 @@ def _load_default(name: str | None, log: Callable[[str], None]) -> Dataset:
         splits = prepared.load(wanted, folder, log) or download.download(wanted, folder, log)
     except download.UnavailableError as error:
         if name:
-            raise ValueError(
-                f"--dataset={name}: there are {error}, or use --dataset=digits"
-            ) from error
+            remedy = "or use --dataset=digits"
+            raise ValueError(f"--dataset={name}: there are {error}, {remedy}") from error
         note = f"using digits, because there are {error}"
         return _dataset("digits", digits.SOURCE, digits.load(), note)
     return _dataset(wanted, _tfds_source(wanted, folder), splits)
@@ -154,10 +153,8 @@ def _existing(data_dir: str) -> Path:
 def _dataset(name: str, source: str, splits: RawSplits, note: str = "") -> Dataset:
     mean, std = _mean_and_std(splits.train_images)
     if not np.all(std):
-        of = "" if np.ndim(std) == 0 else " of a channel"
-        raise ValueError(
-            f"{name} from {source}: all training pixels{of} are equal, nothing to learn"
-        )
+        of = " of a channel" if np.ndim(std) else ""
+        raise ValueError(f"{name} from {source}: all training pixels{of} are equal")
     train, test = (
         Split(_pad(images), labels.astype(np.int32), mean, std)
         for images, labels in (splits[:2], splits[2:])
@@ -173,10 +170,8 @@ def _mean_and_std(images: np.ndarray) -> tuple[Any, Any]:
     if images.ndim == 4:
         channels = (_mean_and_std(images[..., i]) for i in range(images.shape[3]))
         return tuple(zip(*channels, strict=True))
-    slices = [images[start : start + 1000] for start in range(0, len(images), 1000)]
-    total = sum(int(part.sum(dtype=np.uint64)) for part in slices)
-    squares = sum(int(np.square(part, dtype=np.uint16).sum(dtype=np.uint64)) for part in slices)
-    size = images.size
+    total, size = int(images.sum(dtype=np.uint64)), images.size
+    squares = int(np.einsum("nhw,nhw->", images, images, dtype=np.uint64))
     return total / size / 255, math.sqrt(squares * size - total**2) / size / 255
 
 

@@ -49,10 +49,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 32, 32, 3] and labels uint8 [N]."""
     with damage.open_file(path) as (file, size):
         if size == 0 or size % _RECORD:
-            raise ValueError(
-                f"{path}: holds {size:,} bytes, not a multiple of {_RECORD:,} (a label and 32x32 "
-                "pixels of 3 bytes): unpack the archive again"
-            )
+            cut = f"holds {size:,} bytes, not a multiple of {_RECORD:,}"
+            raise ValueError(f"{path}: {cut}: unpack the archive again")
         records = np.frombuffer(file.read(size), np.uint8).reshape(-1, _RECORD)
     labels = records[:, 0]
     check_labels(path, labels, range(10))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-# What zipfile, zlib, NumPy, Pillow and tensorflow-datasets raise for a damaged file.
-_DAMAGE = (
+# What zipfile, zlib, NumPy, json, Pillow and tensorflow-datasets raise for a damaged file.
+ERRORS = (
     *(EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error),
 )
@@ -27,7 +27,7 @@ def named(message: str, *others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (*_DAMAGE, *others) as error:
+    except (*ERRORS, *others) as error:
         of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         if of_machine and not isinstance(error, others):
             raise

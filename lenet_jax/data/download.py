@@ -8,12 +8,14 @@ several data sets those of all, so that it is downloaded once.
 import hashlib
 import os
 import queue
+import tarfile
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lenet_jax.data import archive, formats, prepared
+from lenet_jax.data import formats, prepared
 from lenet_jax.data.idx import RawSplits
 from lenet_jax.data.registry import INFO
 from lenet_jax.files import expand_user
@@ -35,9 +37,8 @@ def default_folder() -> Path:
     try:
         return Path("~/tensorflow_datasets").expanduser()
     except RuntimeError as error:
-        raise UnavailableError(
-            "neither TFDS_DATA_DIR nor a home folder to look into: name a folder with --data_dir"
-        ) from error
+        looked = "neither TFDS_DATA_DIR nor a home folder to look into"
+        raise UnavailableError(f"{looked}: name a folder with --data_dir") from error
 
 
 def download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
@@ -56,10 +57,8 @@ def download(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits:
                     raise ValueError(f"{info.url}{file} differs from tensorflow-datasets' checksum")
             return _keep(name, folder, Path(downloads), log)
     except (OSError, ValueError, ImportError) as error:
-        instead = formats.how_to_get(name)
-        raise UnavailableError(
-            f"{missing}, and the download failed ({error}): {instead}"
-        ) from error
+        failed = f"{missing}, and the download failed ({error})"
+        raise UnavailableError(f"{failed}: {formats.how_to_get(name)}") from error
 
 
 def _keep(name: str, folder: Path, downloads: Path, log: Callable[[str], None]) -> RawSplits:
@@ -67,17 +66,28 @@ def _keep(name: str, folder: Path, downloads: Path, log: Callable[[str], None]) 
     together = [each for each in INFO if INFO[each].files == INFO[name].files]
     wanted = {file for each in together for file in formats.file_names(each)}
     for file in INFO[name].files:
-        if file.endswith(archive.SUFFIXES):
+        if file.endswith((".zip", ".tar.gz")):
             log(f"unpacking {file}")
-            path = downloads / file
-            archive.unpack(path, downloads, lambda member: member.removesuffix(".gz") in wanted)
-            path.unlink()  # half a gigabyte less while the arrays are written
+            _unpack(downloads / file, downloads, wanted)
+            (downloads / file).unlink()  # half a gigabyte less while the arrays are written
     for each in sorted(together, key=lambda each: each == name):  # `name` last, to return it
         found = formats.read(each, downloads)
         if found is None:
             raise ValueError(f"{', '.join(formats.file_names(each))} missing in the download")
         prepared.write_cache(each, folder, found[1])
     return found[1]
+
+
+def _unpack(archive: Path, folder: Path, wanted: set[str]) -> None:
+    """Takes files out of an archive whose checksum is known: of a .zip, only those in `wanted`."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as file:
+            is_wanted = lambda member: Path(member).name.removesuffix(".gz") in wanted
+            file.extractall(folder, filter(is_wanted, file.namelist()))
+    else:
+        with tarfile.open(archive) as file:
+            file.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            file.extractall(folder)
 
 
 def _fetch(url: str, size: int, file: Path) -> str:

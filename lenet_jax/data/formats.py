@@ -29,7 +29,10 @@ def file_names(name: str) -> Sequence[str]:
     info = INFO[name]
     if not info.idx_parts:
         return cifar.FILES
-    return idx.emnist_names(info.emnist_part) if info.emnist_part else list(idx.FILES.values())
+    names = list(idx.FILES.values())
+    if part := info.emnist_part:
+        return [f"emnist-{part}-{name.replace('t10k', 'test')}" for name in names]  # NIST's
+    return names
 
 
 def describe_wanted(name: str, data_dir: Path) -> str:

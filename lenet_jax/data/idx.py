@@ -83,10 +83,8 @@ def _parse_header(path: Path, head: bytes | bytearray) -> tuple[int, ...]:
     if len(head) < 4 + 4 * rank:
         raise ValueError(f"{path}: holds {len(head)} bytes and ends inside its header")
     if not rank:
-        raise ValueError(
-            f"{path}: is not an IDX file of bytes (magic number 0x{magic:08x}; labels have "
-            f"0x00000801, images 0x00000803)"
-        )
+        found = f"magic number 0x{magic:08x}; labels have 0x00000801, images 0x00000803"
+        raise ValueError(f"{path}: is not an IDX file of bytes ({found})")
     return struct.unpack_from(f">{rank}I", head, 4)
 
 
@@ -116,17 +114,10 @@ def find_folder(folders: Iterable[Path], parts: Sequence[str] = ("",)) -> tuple[
 
     A part is a word in the names of EMNIST's files, such as "letters"; other files have "".
     """
-    for folder in folders:
-        found = _find_files(folder)
-        for part in parts:
-            if part in found:
-                return folder, part
-    return None
-
-
-def emnist_names(part: str) -> list[str]:
-    """The names that NIST gives to the four files of a part of EMNIST."""
-    return [f"emnist-{part}-{stem.replace('t10k', 'test')}" for stem in FILES.values()]
+    found = ((folder, _find_files(folder)) for folder in folders)
+    return next(
+        ((folder, part) for folder, files in found for part in parts if part in files), None
+    )
 
 
 def load_folder(folder: Path, part: str = "", labels: range | None = None) -> RawSplits:
@@ -166,26 +157,21 @@ def check_splits(splits: RawSplits, origin: dict[str, Path], labels: range | Non
             size = "x".join(map(str, images.shape[1:]))
             raise ValueError(f"{images_path}: images are {size}; 28x28 or 32x32 are needed")
         if len(images) != len(found):
-            raise ValueError(
-                f"{images_path}: holds {len(images)} images, but {labels_path} holds "
-                f"{len(found)} labels"
-            )
+            held = f"holds {len(images)} images, but {labels_path} holds {len(found)} labels"
+            raise ValueError(f"{images_path}: {held}")
         if labels:
             check_labels(labels_path, found, labels)
     if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
-        raise ValueError(
-            f"{origin['test_images']}: its images differ in size from {origin['train_images']}"
-        )
+        train, test = origin["train_images"], origin["test_images"]
+        raise ValueError(f"{test}: its images differ in size from {train}")
 
 
 def check_labels(path: Path, found: np.ndarray, labels: range) -> None:
     """Refuses the file `path` if one of the labels [N] in it is not allowed."""
     wrong = (found < labels[0]) | (found > labels[-1])
     if wrong.any():
-        at = int(np.argmax(wrong))
-        raise ValueError(
-            f"{path}: label {found[at]} at position {at}; labels are {labels[0]} to {labels[-1]}"
-        )
+        at, allowed = int(np.argmax(wrong)), f"labels are {labels[0]} to {labels[-1]}"
+        raise ValueError(f"{path}: label {found[at]} at position {at}; {allowed}")
 
 
 def _find_files(folder: Path) -> dict[str, dict[str, Path]]:

@@ -46,10 +46,8 @@ def _read(path: Path, key: str, part: str) -> np.ndarray:
     array = read_array(path, key)
     rank = 3 if part.endswith("images") else 1
     if array.ndim != rank or array.size == 0 or array.dtype.kind not in "ui":
-        raise ValueError(
-            f"{path}: {key} is {array.dtype} {list(array.shape)}; whole numbers of {rank} "
-            f"dimension{'s' * (rank > 1)} are needed"
-        )
+        needed = f"whole numbers of {rank} dimension{'s' * (rank > 1)} are needed"
+        raise ValueError(f"{path}: {key} is {array.dtype} {list(array.shape)}; {needed}")
     if array.min() < 0 or array.max() > 255:
         raise ValueError(f"{path}: {key} has values outside 0 to 255")
     return array.astype(np.uint8)

@@ -59,9 +59,8 @@ def read(name: str, folder: Path, log: Callable[[str], None]) -> RawSplits | Non
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ValueError(
-            f"tensorflow-datasets cannot be imported ({error}); install it, or use --dataset=digits"
-        ) from error
+        remedy = "install it, or use --dataset=digits"
+        raise ValueError(f"tensorflow-datasets cannot be imported ({error}); {remedy}") from error
     with _reading(where):
         builder_class = getattr(tfds.image_classification, info.tfds_class)
         builder = builder_class(data_dir=folder, config=info.emnist_part or None)
@@ -85,12 +84,9 @@ def _reading(where: Path) -> Iterator[None]:
     # Opened here, because array_record reports an unreadable file like a damaged one.
     for path in filter(Path.is_file, where.glob("*/*")):
         path.open("rb").close()
-    failure = (
-        f"{where}: the copy prepared by tensorflow-datasets cannot be read; remove it, or give "
-        "another --data_dir"
-    )
-    of_a_copy = (FileNotFoundError, json_format.Error, message.Error)
-    sink = io.StringIO()
+    remedy = "remove it, or give another --data_dir"
+    failure = f"{where}: the copy prepared by tensorflow-datasets cannot be read; {remedy}"
+    sink, of_a_copy = io.StringIO(), (FileNotFoundError, json_format.Error, message.Error)
     with damage.named(failure, *of_a_copy), redirect_stdout(sink), redirect_stderr(sink):
         yield
 

@@ -53,7 +53,9 @@ def from_state_dict(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]
     Raises:
       ValueError: an array is missing, unknown, or of another shape than LeNet's.
     """
-    _require_names(state)
+    missing, unknown = sorted(_NAMES - state.keys()), sorted(state.keys() - _NAMES)
+    if missing or unknown:
+        raise ValueError(f"not the tutorial's state dict: missing {missing}, unknown {unknown}")
     state = {key: np.asarray(value) for key, value in state.items()}
     for key, shape in _shapes(state).items():
         if state[key].shape != shape:
@@ -153,17 +155,16 @@ def read_params(
 
 
 def _checked(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of LeNet's state dict as float32; other contents raise ValueError."""
+    """The arrays of a state dict; ValueError if there are none, or LeNet's are no finite floats."""
     arrays = {str(key): _to_array(str(key), value) for key, value in state.items()}
     if not arrays:
         raise ValueError(_NO_STATE_DICT)
-    _require_names(arrays)
-    for key, value in arrays.items():
-        if not jax.dtypes.issubdtype(value.dtype, np.floating):
-            raise ValueError(f"{key} is {value.dtype}, not floating point")
-        if not np.isfinite(value).all():
+    for key in sorted(_NAMES & arrays.keys()):
+        if not jax.dtypes.issubdtype(arrays[key].dtype, np.floating):
+            raise ValueError(f"{key} is {arrays[key].dtype}, not floating point")
+        if not np.isfinite(arrays[key]).all():
             raise ValueError(f"{key} has values that are not finite")
-    return {key: np.float32(value) for key, value in arrays.items()}
+    return {key: np.asarray(value, np.float32) for key, value in arrays.items()}
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -205,12 +206,6 @@ def as_normalization(mean: Any, std: Any) -> dict[str, Any] | None:
     return dict(zip(("mean", "std"), values, strict=True))
 
 
-def _require_names(state: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(_NAMES - state.keys()), sorted(state.keys() - _NAMES)
-    if missing or unknown:
-        raise ValueError(f"not the tutorial's state dict: missing {missing}, unknown {unknown}")
-
-
 def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
@@ -218,13 +213,12 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
         entries = dict(deserialize(content))
     except SafetensorError as error:
         raise ValueError(f"is not an intact safetensors file ({error})") from error
+    arrays = {}
     for name, entry in entries.items():
-        if entry["dtype"] not in _DTYPES:
+        if (dtype := _DTYPES.get(entry["dtype"])) is None:
             raise ValueError(f"{name} is of type {entry['dtype']}: save it as float32")
-    return {
-        name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in entries.items()
-    }
+        arrays[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    return arrays
 
 
 def _read_torch(content: bytes) -> dict[str, Any]:
@@ -235,9 +229,8 @@ def _read_torch(content: bytes) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # zip, tar and restricted pickle: no common base class
-        raise ValueError(
-            "torch.load(weights_only=True) does not read it: save net.state_dict(), not the net"
-        ) from error
+        remedy = "save net.state_dict(), not the net"
+        raise ValueError(f"torch.load(weights_only=True) does not read it: {remedy}") from error
     if not isinstance(state, dict):
         raise ValueError(_NO_STATE_DICT)
     return state

@@ -119,14 +119,10 @@ def crop_square(pixels: np.ndarray) -> np.ndarray:
     Args:
       pixels: [H, W], or in colour [H, W, 3].
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.uint8(np.rint(pixels[top : top + side, left : left + side]))
-    image = Image.fromarray(square).convert("RGB")
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    image = Image.fromarray(np.uint8(np.rint(pixels))).convert("RGB")
+    return np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def cut_out(grey: np.ndarray, thing: Thing) -> np.ndarray:

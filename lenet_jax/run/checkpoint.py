@@ -7,7 +7,6 @@ compares before it parses anything.
 
 import io
 import json
-import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,15 +16,13 @@ import jax
 import numpy as np
 
 from lenet_jax.cli import Log
+from lenet_jax.data import damage
 from lenet_jax.files import atomic_write
 
 Tree = Mapping[str, Any]  # a pytree of arrays for each part of a state, such as "params"
 # Gets the note, before the arrays are parsed, and returns the parts to read, with leaves that have
 # the shape and the dtype of the expected arrays. Its errors end the search.
 Like = Callable[[dict[str, Any]], Tree]
-# What zipfile, NumPy and json raise for damaged content that is already in memory; RuntimeError is
-# zipfile's for a member whose header says that it is encrypted.
-DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, KeyError, ValueError, RuntimeError)
 
 
 class CheckpointError(ValueError):
@@ -140,9 +137,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         note = json.loads(arrays.pop("note").tobytes())
         if not isinstance(note, dict):
             raise ValueError("its note is not a JSON object")
-    except DAMAGE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{path}: {reason}") from error
+    except damage.ERRORS as error:
+        raise CheckpointError(f"{path}: {damage.reason(error)}") from error
     return note, arrays
 
 

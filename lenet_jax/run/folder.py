@@ -110,11 +110,9 @@ def locked(path: Path, log: cli.Log = print) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            process = file.read().decode().strip()
-            raise ValueError(
-                f"--workdir={path}: a run is at work there (process {process}); wait for its end "
-                "or use another --workdir"
-            ) from error
+            at_work = f"a run is at work there (process {file.read().decode().strip()})"
+            remedy = "wait for its end or use another --workdir"
+            raise ValueError(f"--workdir={path}: {at_work}; {remedy}") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -213,10 +211,8 @@ def read_config(path: Path) -> Config | None:
 def require_same_run(path: Path, settings: Any, config: Config, stored: Config) -> None:
     """Raises ValueError, with names, unless command, settings and data are as in `stored`."""
     if stored["command"] != config["command"]:
-        raise ValueError(
-            f"--workdir={path}: holds a run of {stored['command']}, and this is "
-            f"{config['command']}; use another"
-        )
+        runs = f"holds a run of {stored['command']}, and this is {config['command']}"
+        raise ValueError(f"--workdir={path}: {runs}; use another")
     names = {field.name for field in dataclasses.fields(settings)}
     remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
     if different := diff_settings(settings, stored["settings"]):
@@ -228,10 +224,9 @@ def require_same_run(path: Path, settings: Any, config: Config, stored: Config) 
         raise ValueError(f"{pairs}; {remedy}")
     ours, theirs = config["data"], stored["data"]
     if ours["sha256"] != theirs["sha256"]:
-        raise ValueError(
-            f"the images of {ours['name']} from {ours['source']} differ from those that the run in "
-            f"{path} used, from {theirs['source']}; {remedy}"
-        )
+        used = f"those that the run in {path} used, from {theirs['source']}"
+        images = f"the images of {ours['name']} from {ours['source']}"
+        raise ValueError(f"{images} differ from {used}; {remedy}")
 
 
 def extend(path: Path, settings: Any, stored: Config, done: int) -> Config:

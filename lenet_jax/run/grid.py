@@ -69,9 +69,8 @@ class SweepSettings(TrainingSettings):
         except ValueError:
             rates = [math.nan]
         if not all(0 < rate < math.inf for rate in rates):
-            raise ValueError(
-                f"--learning_rates={self.learning_rates}: must be numbers above 0, comma-separated"
-            )
+            given = f"--learning_rates={self.learning_rates}"
+            raise ValueError(f"{given}: must be numbers above 0, comma-separated")
         return list(dict.fromkeys(rates))
 
 
@@ -79,10 +78,8 @@ def resolve(settings: SweepSettings, dataset: data.Dataset) -> SweepSettings:
     """Fills in the settings that depend on the data set, which must have images to hold out."""
     held_out, rest = split_indices(len(dataset.train.labels))
     if not len(held_out):
-        raise ValueError(
-            f"--dataset={dataset.name}: a sweep holds out 1/{HELD_OUT} of the training images, and "
-            f"there are only {len(rest)}"
-        )
+        needs = f"a sweep holds out 1/{HELD_OUT} of the training images"
+        raise ValueError(f"--dataset={dataset.name}: {needs}, and there are only {len(rest)}")
     return resolve_data(settings, dataset, len(rest))
 
 

@@ -37,16 +37,14 @@ def load_data(
         if not kept:
             raise
         reason = str(error).removeprefix(f"--data_dir={kept}: ")
-        raise ValueError(
-            f"{kept}, where the run had its data: {reason}; name another folder with --data_dir"
-        ) from error
+        remedy = "name another folder with --data_dir"
+        raise ValueError(f"{kept}, where the run had its data: {reason}; {remedy}") from error
     theirs = LeNet(len(dataset.classes), dataset.train.images.shape[-1])
     ours = model_for(run.params)
     if theirs.in_channels != ours.in_channels or theirs.num_classes > ours.num_classes:
-        raise ValueError(
-            f"{dataset.name} from {dataset.source} has {sizes(theirs)}, and the network of {run} "
-            f"has {sizes(ours)}; name other images with --dataset and --data_dir"
-        )
+        has = f"{dataset.name} from {dataset.source} has {sizes(theirs)}"
+        remedy = "name other images with --dataset and --data_dir"
+        raise ValueError(f"{has}, and the network of {run} has {sizes(ours)}; {remedy}")
     return dataset
 
 

@@ -105,17 +105,14 @@ def _file_data(settings: NetworkSettings, model: LeNet, log: Log) -> dict[str, A
     """The "data" of a run's config.json, for a file with the parameters of `model`."""
     file, name = settings.init_from, settings.dataset or "mnist"
     known = {fact: getattr(registry.INFO[name], fact) for fact in pytorch.FACTS}
-    if np.size(known["mean"]) != model.in_channels:
-        raise ValueError(
-            f"--init_from={file}: its network has {sizes(model)}, and images of {name} have "
-            f"{np.size(known['mean'])}; name the data set that it was trained on with --dataset"
-        )
+    has = f"--init_from={file}: its network has {sizes(model)}"
+    if (channels := np.size(known["mean"])) != model.in_channels:
+        remedy = "name the data set that it was trained on with --dataset"
+        raise ValueError(f"{has}, and images of {name} have {channels}; {remedy}")
     found = pytorch.read_metadata(file) | (settings.normalization or {})
     if np.size(found.get("mean", 0)) not in (1, model.in_channels):
-        raise ValueError(
-            f"--init_from={file}: its network has {sizes(model)}, which mean {found['mean']} and "
-            f"std {found['std']} do not fit; give others with --mean and --std"
-        )
+        misfits = f"mean {found['mean']} and std {found['std']} do not fit"
+        raise ValueError(f"{has}, which {misfits}; give others with --mean and --std")
     if "mean" not in found:
         log(
             f"note: {file} does not say how its pixels were normalised, so {name}'s mean "

@@ -241,8 +241,6 @@ def _montage(maps: np.ndarray) -> np.ndarray:
     height, width, count = maps.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
-    for i in range(count):
-        top, left = i // columns * (height + 1), i % columns * (width + 1)
-        canvas[top : top + height, left : left + width] = maps[:, :, i]
-    return canvas
+    framed = np.pad(maps, ((0, 1), (0, 1), (0, rows * columns - count)), constant_values=np.nan)
+    grid = framed.reshape(height + 1, width + 1, rows, columns).transpose(2, 0, 3, 1)
+    return grid.reshape(rows * (height + 1), -1)[:-1, :-1]

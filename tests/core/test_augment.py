@@ -8,16 +8,12 @@ from _results import path
 from scipy import ndimage
 
 from lenet_jax import data
-from lenet_jax.core.augment import (
-    STANDARD,
-    STANDARDS,
-    AugmentConfig,
-    augment,
-    augment_config,
-    warp,
-)
+from lenet_jax.core import augment as module
+from lenet_jax.core.augment import STANDARD, STANDARDS, AugmentConfig, augment_config
 
 KEY = jax.random.key(0)
+# Compiled as a whole, which takes a tenth of the time of its operations one by one.
+augment, warp = jax.jit(module.augment), jax.jit(module.warp)
 
 
 @pytest.fixture(scope="module")

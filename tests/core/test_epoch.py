@@ -162,19 +162,22 @@ def test_parts_of_an_epoch_add_up_bit_for_bit_and_compile_once(split):
 
 
 @pytest.mark.parametrize(
-    ("channels", "config"),
-    [(1, None), (1, augment_config(1.0)), (3, augment_config(1.0, "shift_and_flip"))],
+    ("model", "config"),
+    [
+        (LeNet(), None),
+        (PLAIN, augment_config(1.0)),
+        (PLAIN.clone(in_channels=3), augment_config(1.0, "shift_and_flip")),
+    ],
     ids=["plain", "augmented", "colour"],
 )
-def test_two_devices_that_share_batches_do_what_one_does(channels, config):
+def test_two_devices_that_share_batches_do_what_one_does(model, config):
     # Few steps: with more, some activation lies so close to the kink of a ReLU, or two of a pool so
     # close together, that rounding moves it across, and the gradients differ by more than rounding.
-    split = random_split(128, channels)
+    split = random_split(128, model.in_channels)
     how = {"batch_size": 64, "prepare": config}
     key, mesh = jax.random.key(5), make_batch_mesh(64)
     # sgd: adam makes whole steps of gradients that are only rounding
-    tx, model = make_optimizer("sgd", 0.1), LeNet(in_channels=channels)
-    fresh = lambda: create_train_state(jax.random.key(0), tx, model)
+    fresh = lambda: create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), model)
     alone, wanted = train_epoch(fresh(), split, key, **how)
     arguments = replicate(mesh, (fresh(), split))
     together, got = train_epoch(*arguments, key, mesh=mesh, **how)
@@ -204,9 +207,10 @@ def test_an_epoch_of_prepared_batches_is_its_steps_one_after_the_other(channels)
     prepare = partial(mixup, split)
     got, _ = train_epoch(fresh(), split, key, batch_size=B, prepare=prepare)
     assert_same_params(got.params, state.params, rtol=2e-5)
-    plain, _ = train_epoch(fresh(), split, key, batch_size=B)
-    with pytest.raises(AssertionError):
-        assert_same_params(plain.params, got.params, rtol=2e-3)
+    if channels == 1:  # compiled for other tests, too
+        plain, _ = train_epoch(fresh(), split, key, batch_size=B)
+        with pytest.raises(AssertionError):
+            assert_same_params(plain.params, got.params, rtol=2e-3)
 
 
 def noise(count, key, images, labels):

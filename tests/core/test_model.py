@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,13 @@ from tutorial_net import make_net, params_of, random_batch, to_torch
 FAN_IN = {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84}
 
 
-def init(key: jax.Array) -> dict:
-    return LeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]
+@partial(jax.jit, static_argnames="model")
+def init(key: jax.Array, model: LeNet) -> dict:
+    return model.init(key, jnp.zeros((1, 32, 32, model.in_channels)))["params"]
 
 
 def test_ten_arrays_and_61706_numbers_in_a_plain_dict():
-    params = init(jax.random.key(0))
+    params = init(jax.random.key(0), LeNet())
     assert type(params) is dict
     assert {name: type(layer) for name, layer in params.items()} == dict.fromkeys(FAN_IN, dict)
     leaves = jax.tree.leaves(params)
@@ -37,13 +39,13 @@ def test_a_key_gives_the_parameters_that_it_has_always_given():
         "fc2": (-0.07534522, -0.069016896),
         "fc3": (0.09299653, 0.07138852),
     }
-    for name, layer in init(jax.random.key(0)).items():
+    for name, layer in init(jax.random.key(0), LeNet()).items():
         got = float(layer["kernel"].ravel()[0]), float(layer["bias"][-1])
         assert got == pytest.approx(first_and_last[name], rel=1e-6)
 
 
 def test_shapes_are_the_tutorials():
-    assert jax.tree.map(jnp.shape, init(jax.random.key(0))) == jax.tree.map(
+    assert jax.tree.map(jnp.shape, init(jax.random.key(0), LeNet())) == jax.tree.map(
         np.shape, params_of(make_net(0))
     )
 
@@ -51,7 +53,7 @@ def test_shapes_are_the_tutorials():
 @pytest.mark.parametrize("sizes", [(26, 1), (62, 1), (10, 3)])
 def test_other_sizes_follow_from_the_fields(sizes):
     model = LeNet(*sizes)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, sizes[1])))["params"]
+    params = init(jax.random.key(0), model)
     theirs = params_of(make_net(0, torch.float32, *sizes))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(np.shape, theirs)
     assert model_for(params) == model
@@ -62,7 +64,7 @@ def test_other_sizes_follow_from_the_fields(sizes):
 @pytest.fixture(scope="module")
 def population() -> dict:
     """200 freshly initialised networks."""
-    return jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(1), 200))
+    return jax.vmap(lambda key: init(key, LeNet()))(jax.random.split(jax.random.key(1), 200))
 
 
 @pytest.mark.parametrize("layer", FAN_IN)
@@ -83,7 +85,7 @@ def test_initialisation_is_uniform_in_one_over_root_fan_in(population, layer, ki
 
 
 def test_different_keys_and_arrays_get_different_numbers():
-    one, other = init(jax.random.key(0)), init(jax.random.key(1))
+    one, other = init(jax.random.key(0), LeNet()), init(jax.random.key(1), LeNet())
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), one, other))
     assert not np.array_equal(one["fc2"]["bias"][:10], one["fc3"]["bias"])
 

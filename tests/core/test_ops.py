@@ -55,6 +55,7 @@ def draw(seed, B, H, W, C, K, k, dtype=np.float32):
     return normal(B, H, W, C), normal(k, k, C, K), normal(K), normal(B, P, Q, K)
 
 
+@partial(jax.jit, static_argnums=0)
 def value_and_grads(op, args, cotangent):
     out, pull_back = jax.vjp(op, *args)
     return out, pull_back(cotangent)
@@ -81,8 +82,36 @@ def assert_close(actual, expected, roundings, eps):
 )
 def test_values_and_gradients_are_float64_numpys(op, seed, B, P, Q, C, K, k):
     *args, cotangent = draw(seed, B, 2 * P + k - 1, 2 * Q + k - 1, C, K, k)
-    actual = jax.jit(lambda *a: value_and_grads(op, a, cotangent))(*args)
-    assert_close(actual, reference(*args, cotangent), 60, 2**-24)
+    assert_close(value_and_grads(op, args, cotangent), reference(*args, cotangent), 60, 2**-24)
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize(
+    ("B", "P", "Q", "C", "K", "k"), [(70, 5, 5, 6, 16, 5), (40, 2, 3, 2, 3, 3), (1, 1, 1, 1, 1, 1)]
+)
+def test_gradients_on_any_processor_are_float64_numpys(slowly, B, P, Q, C, K, k, monkeypatch):
+    """With and without selections; of two tiles, and of an odd number of channels."""
+    monkeypatch.setattr(ops, "SELECTS_SLOWLY", slowly)
+    *args, cotangent = draw(3, B, 2 * P + k - 1, 2 * Q + k - 1, C, K, k)
+    step = jax.jit(lambda *a: value_and_grads.__wrapped__(ops.conv_relu_pool, a, cotangent))
+    assert_close(step(*args), reference(*args, cotangent), 60, 2**-24)
+    selections = str(jax.make_jaxpr(step)(*args)).count("select")
+    assert (selections < 5) == slowly
+
+
+@pytest.mark.parametrize(
+    ("instructions", "slowly"),
+    [
+        (["X86_V3"], True),
+        (["SSE42", "AVX", "FMA3", "AVX2"], True),  # NumPy's names before version 2.4
+        (["X86_V3", "X86_V4", "AVX512_ICL"], False),
+        (["AVX2", "AVX512F", "AVX512CD", "AVX512_SKX"], False),
+        (["NEON", "ASIMD"], False),
+        ([], False),
+    ],
+)
+def test_only_avx2_alone_selects_slowly(instructions, slowly):
+    assert ops._selects_slowly(instructions) == slowly
 
 
 @pytest.mark.parametrize("layer", LENET)
@@ -93,9 +122,7 @@ def test_lenets_layers_are_the_reference_in_each_precision(layer, dtype):
         *args, cotangent = (
             jnp.asarray(a, dtype) for a in draw(1, 8, side, side, C, K, k, np.float64)
         )
-        ours, plain = (
-            jax.jit(lambda *a, op=op: value_and_grads(op, a, cotangent))(*args) for op in OPS
-        )
+        ours, plain = (value_and_grads(op, args, cotangent) for op in OPS)
         assert [leaf.dtype for leaf in jax.tree.leaves(ours)] == [jnp.dtype(dtype)] * 4
         # The plain form rounds to bfloat16 between its parts, ours once; and where two of its
         # rounded values tie, its maximum is another: so bfloat16 is compared by its values only.
@@ -117,7 +144,7 @@ def test_mixed_types_are_promoted_as_everywhere_in_jax(op):
 @pytest.mark.parametrize("content", ["random", "constant", "few levels"])
 def test_pytorch_agrees_ties_included(op, layer, content):
     k, side, C, K = LENET[layer]
-    x, kernel, bias, cotangent = draw(2, 5, side, side, C, K, k)
+    x, kernel, bias, cotangent = draw(2, 8, side, side, C, K, k)
     if content != "random":  # small whole numbers: exact in any order of addition, so ties are ties
         x, kernel, bias = np.sign(x), np.sign(kernel), np.zeros_like(bias)
     if content == "constant":  # all four of every window tie
@@ -133,8 +160,7 @@ def test_pytorch_agrees_ties_included(op, layer, content):
         out.detach().numpy().transpose(0, 2, 3, 1),
         (d_x.transpose(0, 2, 3, 1), d_kernel.transpose(2, 3, 1, 0), d_bias),
     )
-    actual = jax.jit(lambda *a: value_and_grads(op, a, cotangent))(x, kernel, bias)
-    assert_close(actual, expected, 100, 2**-24)
+    assert_close(value_and_grads(op, [x, kernel, bias], cotangent), expected, 100, 2**-24)
 
 
 def layers_loss(op, params, x):

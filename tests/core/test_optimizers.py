@@ -112,7 +112,7 @@ def our_trajectories(schedule, dtype):
 
     with jax.enable_x64(dtype == np.float64):
         params, grads = jax.tree.map(jnp.asarray, problem(dtype))
-        carry = ([params] * len(txs), [tx.init(params) for tx in txs])
+        carry = ([params] * len(txs), jax.jit(lambda p: [tx.init(p) for tx in txs])(params))
         _, trajectories = jax.jit(partial(jax.lax.scan, step))(carry, grads)
         return jax.device_get(trajectories)  # each [300, 36]
 

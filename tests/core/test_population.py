@@ -42,7 +42,7 @@ MEMBERS = {
         ),
     ),
     "shared batches and numbers": (
-        LeNet(),
+        PLAIN,
         "adam",
         4,
         MemberConfig(

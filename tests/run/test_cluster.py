@@ -165,6 +165,8 @@ def test_what_a_worker_gets_is_the_network_and_the_split_that_were_meant(monkeyp
     np.testing.assert_array_equal(split.labels, meant.labels)
 
 
+# Dask warns, too, if the worker is there before the client.
+@pytest.mark.filterwarnings("ignore:Mismatched versions")
 def test_a_worker_of_other_versions_is_refused_by_name(dask, tmp_path):
     metadata = tmp_path / "numpy-1.2.3.dist-info" / "METADATA"
     metadata.parent.mkdir()
