@@ -8,14 +8,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from _batches import NUM_BATCHES, NUM_MEMBERS, make_batches
 from _patches import conv_relu_pool_patches
 from _results import describe_machine
 from _timed import Row
+from _usual_flax import UsualLeNet, usual_state, usual_step
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lenet_jax import LeNet, cli, create_train_state, make_optimizer, train_step, update
@@ -42,37 +41,6 @@ def make(group: str, batch_size: int) -> dict[str, Row]:
         "members": member_rows,
         "inference": inference_rows,
     }[group](batch_size)
-
-
-class UsualLeNet(nn.Module):
-    """The network as Flax's own examples write it."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for features in (6, 16):
-            x = nn.relu(nn.Conv(features, (5, 5), padding="VALID")(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(len(x), -1)
-        for features in (120, 84):
-            x = nn.relu(nn.Dense(features)(x))
-        return nn.Dense(10)(x)
-
-
-def usual_step(state: tuple, batch: dict) -> tuple:
-    params, opt_state = state
-
-    def loss_of(params: dict) -> jax.Array:
-        logits = UsualLeNet().apply({"params": params}, batch["image"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-    grads = jax.grad(loss_of)(params)
-    updates, opt_state = optax.adam(1e-3).update(grads, opt_state)
-    return optax.apply_updates(params, updates), opt_state
-
-
-def usual_state(key: jax.Array) -> tuple:
-    params = UsualLeNet().init(key, jnp.zeros((1, 32, 32, 1)))["params"]
-    return params, optax.adam(1e-3).init(params)
 
 
 def our_state(key: jax.Array, channels: int = 1, op: Callable | None = None):
