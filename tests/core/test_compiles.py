@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import readme
+from linear import Linear
 
 from lenet_jax.core import losses, population
 from lenet_jax.core.augment import augment_config
@@ -22,12 +22,6 @@ B = 8
 SPLIT = Split(np.zeros((4 * B, 32, 32, 1), np.uint8), np.arange(4 * B) % 10, 0.5, 0.3)
 WEIGHTS = np.linspace(1, 2, 10)
 weighted = lambda weight: partial(losses.cross_entropy, weight=weight)
-
-
-class Linear(nn.Module):  # compiles fast, without random numbers even faster
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return nn.Dense(10, kernel_init=nn.zeros)(images.reshape(len(images), -1))
 
 
 def step(tx=None, loss_fn=losses.cross_entropy, batch_size: int = B, seed: int = 0) -> None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear import Linear
 
 from lenet_jax.core import losses, ops
 from lenet_jax.core.augment import augment_config
@@ -41,7 +42,8 @@ def split() -> Split:
 PLAIN = LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
 
 
-def fresh_state(model=PLAIN):
+def fresh_state(model=None):
+    model = model or Linear()
     return create_train_state(jax.random.key(0), make_optimizer("adam"), model)
 
 
@@ -199,7 +201,7 @@ def mixup(split, key, images, labels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_epoch_of_prepared_batches_is_its_steps_one_after_the_other(channels):
     split, key = random_split(N, channels), jax.random.key(3)
-    fresh = lambda: fresh_state(PLAIN.clone(in_channels=channels))
+    fresh = lambda: fresh_state(Linear(channels))
     state, augment_key = fresh(), jax.random.fold_in(key, 1)
     for i, rows in enumerate(epoch_order(key, N, batch_size=B)):
         step_key = jax.random.fold_in(augment_key, i)
@@ -222,7 +224,7 @@ def noise(count, key, images, labels):
 
 def test_each_device_prepares_its_part_of_a_batch_by_a_key_of_its_own():
     split, key, mesh = random_split(128), jax.random.key(5), make_batch_mesh(64)
-    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), PLAIN)
+    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), Linear())
     how = {"batch_size": 64, "key": key}
     wanted, _ = train_epoch(fresh(), split, prepare=partial(noise, 2), **how)
     arguments = replicate(mesh, (fresh(), split))
@@ -234,7 +236,7 @@ def test_losses_and_prepare_with_arrays_work_on_a_mesh():
     split, key, mesh = random_split(64), jax.random.key(5), make_batch_mesh(64)
     weight = np.linspace(0.5, 2, 10, dtype=np.float32)
     loss_fn = lambda weight: partial(losses.bce_with_logits, pos_weight=weight)
-    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), PLAIN)
+    fresh = lambda: create_train_state(0, make_optimizer("sgd", 0.1), Linear())
     scaled = lambda by, key, images, labels: {"image": by * images / 255, "label": labels}
     how = {"batch_size": 64, "key": key, "loss_fn": loss_fn(weight)}
     how["prepare"] = partial(scaled, np.float32(0.5))
@@ -280,7 +282,7 @@ def test_evaluation_uses_the_given_loss(split):
 
 def test_an_epoch_vmaps_over_networks(split):
     tx = make_optimizer("sgd", 0.1)
-    make = lambda seed: create_train_state(jax.random.key(seed), tx, PLAIN)
+    make = lambda seed: create_train_state(jax.random.key(seed), tx, Linear())
     epoch = lambda state, key: train_epoch(state, split, key, batch_size=25)
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds + 10)
@@ -295,8 +297,6 @@ def test_an_epoch_vmaps_over_networks(split):
 
 def test_a_batch_is_of_64_images_by_default():
     images, labels = jnp.zeros((128, 32, 32, 1), jnp.uint8), jnp.arange(128) % 10
-    state = create_train_state(
-        0, make_optimizer("sgd"), LeNet(conv_relu_pool=ops.conv_relu_pool_plain)
-    )
+    state = create_train_state(0, make_optimizer("sgd"), Linear())
     state, _ = train_epoch(state, Split(images, labels, 0.5, 0.5), 0)
     assert int(state.step) == 2

@@ -1,11 +1,11 @@
 import dataclasses
 from functools import partial
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
+from linear import Linear
 from scipy import special
 
 from lenet_jax import create_train_state, data, make_optimizer
@@ -161,12 +161,6 @@ def test_a_member_is_the_network_that_the_command_trains_with_its_seed(tmp_path,
         batch_size=B,
     )
     assert_same_network(together.params, 1, state.params)
-
-
-class Linear(nn.Module):  # compiles fast
-    @nn.compact
-    def __call__(self, images):
-        return nn.Dense(10)(images.reshape(len(images), -1))
 
 
 def tempered(temperature, logits, labels):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from linear import Linear
 
 from lenet_jax.core import losses, ops
 from lenet_jax.core.model import LeNet
@@ -180,10 +181,10 @@ def test_train_step_is_update_jitted():
 
 
 def test_train_step_consumes_its_state():
-    state = create_train_state(jax.random.key(0), make_optimizer("adam"), PLAIN)
+    state = create_train_state(jax.random.key(0), make_optimizer("adam"), Linear())
     train_step(state, batch_of(4))
     with pytest.raises(RuntimeError, match="Array has been deleted"):
-        state.params["fc3"]["bias"] + 1
+        state.params["Dense_0"]["bias"] + 1
     # By version, shape and number of devices it is the one or the other, as the docstring says.
     message = r"Array has been deleted|Buffer has been deleted or donated"
     with pytest.raises((RuntimeError, ValueError), match=message):
@@ -198,7 +199,7 @@ def test_train_step_consumes_its_state():
 @pytest.mark.parametrize("step", [train_step, update])
 def test_a_batch_is_images_and_as_many_labels(images, labels, match, step):
     batch = {"image": jnp.zeros((images, 32, 32, 1)), "label": jnp.zeros(labels, jnp.int32)}
-    state = create_train_state(jax.random.key(0), optax.sgd(0.1), PLAIN)
+    state = create_train_state(jax.random.key(0), optax.sgd(0.1), Linear())
     with pytest.raises(ValueError, match=match):
         step(state, batch)
     assert int(state.step) == 0  # nothing was consumed
@@ -209,7 +210,7 @@ RAW = {"image": np.zeros((4, 32, 32, 1), np.uint8), "label": np.arange(4)}
 
 @pytest.mark.parametrize("step", [train_step, update, eval_step])
 def test_pixels_that_are_not_normalised_are_refused_with_what_to_do(step):
-    state = create_train_state(0, optax.sgd(0.1), PLAIN)
+    state = create_train_state(0, optax.sgd(0.1), Linear())
     with pytest.raises(TypeError, match=r"must be floating point, got uint8: .*normalize\(images"):
         step(state, RAW)
     assert int(state.step) == 0
@@ -226,7 +227,7 @@ def test_pixels_that_are_not_normalised_are_refused_with_what_to_do(step):
     ids=["optax", "partial", "partial with an array"],
 )
 def test_a_loss_that_is_no_scalar_is_named_with_its_shape(step, loss_fn, name):
-    state = create_train_state(0, optax.sgd(0.1), PLAIN)
+    state = create_train_state(0, optax.sgd(0.1), Linear())
     with pytest.raises(
         ValueError, match=rf"^loss_fn {name}\w* returned shape \(4,\), not a scalar"
     ):
@@ -276,7 +277,7 @@ def test_two_states_of_the_same_parameters_share_no_memory():
 )
 def test_optimizers_that_keep_the_parameters_or_want_the_loss_are_accepted(tx):
     batch, losses_seen = batch_of(16), []
-    state = create_train_state(jax.random.key(0), tx, PLAIN)
+    state = create_train_state(jax.random.key(0), tx, Linear())
     for _ in range(8):
         state, metrics = train_step(state, batch)
         losses_seen.append(float(metrics["loss"]))
@@ -286,7 +287,7 @@ def test_optimizers_that_keep_the_parameters_or_want_the_loss_are_accepted(tx):
 def test_soft_labels_train_and_their_largest_counts():
     batch = batch_of(8)
     hot = {"image": batch["image"], "label": jax.nn.one_hot(batch["label"], 10)}
-    state = create_train_state(jax.random.key(0), optax.sgd(0.1), PLAIN)
+    state = create_train_state(jax.random.key(0), optax.sgd(0.1), Linear())
     hard_metrics, soft_metrics = eval_step(state, batch), eval_step(state, hot)
     assert float(hard_metrics["loss"]) == pytest.approx(float(soft_metrics["loss"]), rel=1e-6)
     assert hard_metrics["accuracy"] == soft_metrics["accuracy"]
@@ -305,7 +306,7 @@ def test_a_state_can_be_replaced_in_part_and_prints_as_one_line():
 
 def test_metrics_are_of_the_batch_before_the_update():
     batch = batch_of(32)
-    state = create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), PLAIN)
+    state = create_train_state(jax.random.key(0), make_optimizer("sgd", 0.1), Linear())
     before = eval_step(state, batch)
     _, metrics = train_step(state, batch)
     assert set(metrics) == {"loss", "accuracy"}
@@ -316,7 +317,7 @@ def test_metrics_are_of_the_batch_before_the_update():
 @pytest.mark.parametrize("loss_fn", [losses.mse, lambda logits, labels: jnp.sum(logits**2)])
 def test_any_loss_and_any_optax_transformation_are_accepted(loss_fn):
     batch = batch_of(16)
-    state = create_train_state(jax.random.key(0), optax.lion(1e-3), PLAIN)
+    state = create_train_state(jax.random.key(0), optax.lion(1e-3), Linear())
     state, first = train_step(state, batch, loss_fn=loss_fn)
     for _ in range(5):
         state, last = train_step(state, batch, loss_fn=loss_fn)
@@ -331,14 +332,14 @@ def test_a_second_learning_rate_and_a_second_state_do_not_compile_again():
         return losses.cross_entropy(logits, labels)
 
     for rate in (0.1, 0.01):
-        state = create_train_state(jax.random.key(0), make_optimizer("nesterov", rate), PLAIN)
+        state = create_train_state(jax.random.key(0), make_optimizer("nesterov", rate), Linear())
         for _ in range(2):
             state, _ = train_step(state, batch, loss_fn=counted)
     assert len(traces) == 1
 
 
 def test_equal_parts_of_a_batch_make_the_step_of_the_whole():
-    state = create_train_state(jax.random.key(0), optax.sgd(0.1), PLAIN)
+    state = create_train_state(jax.random.key(0), optax.sgd(0.1), Linear())
     images, labels = random_batch(7, 12)
     wanted, wanted_metrics = jax.jit(update)(state, {"image": images, "label": labels})
     parts = {"image": images.reshape(3, 4, 32, 32, 1), "label": labels.reshape(3, 4)}
@@ -379,10 +380,10 @@ def test_a_batch_that_an_explicit_mesh_shards_makes_the_step_of_one_device():
 
 
 def test_a_model_that_does_not_name_its_channels_gets_grey_images():
-    class Linear(nn.Module):
+    class Nameless(nn.Module):
         @nn.compact
         def __call__(self, images):
             return nn.Dense(10)(images.reshape(len(images), -1))
 
-    params = create_train_state(0, optax.sgd(0.1), Linear()).params
+    params = create_train_state(0, optax.sgd(0.1), Nameless()).params
     assert params["Dense_0"]["kernel"].shape == (32 * 32, 10)
