@@ -270,7 +270,7 @@ CAPITALS = {  # of several strokes, as a hand draws them
     "K": [[(0.35, 0.2), (0.35, 0.8)], [(0.68, 0.2), (0.42, 0.5), (0.7, 0.8)]],
     "i": [[(0.5, 0.4), (0.5, 0.8)], [(0.55, 0.25), (0.56, 0.25)]],
 }
-FIVE_WITH_ITS_BAR_APART = [DRAWN[5][0][2:], [(0.6, 0.18), (0.8, 0.18)]]
+FIVE_WITH_ITS_BAR_APART = [DRAWN[5][0][2:], [(0.8, 0.2), (0.95, 0.2)]]
 
 
 @pytest.mark.parametrize("form", FORMS)
