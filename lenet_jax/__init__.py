@@ -11,6 +11,7 @@ from lenet_jax.core.epoch import normalize, train_epoch
 from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import make_optimizer
 from lenet_jax.core.step import TrainState, create_train_state, eval_step, train_step, update
+from lenet_jax.run.pretrained import load_pretrained
 
 __version__ = "0.3.0"
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "enable_compilation_cache",
     "epoch",
     "eval_step",
+    "load_pretrained",
     "losses",
     "make_optimizer",
     "normalize",

@@ -1,5 +1,6 @@
-"""Measures a trained run on a test split.
+"""Measures a trained network on a test split.
 
+    python -m lenet_jax.evaluate
     python -m lenet_jax.evaluate --workdir=runs/mine
     python -m lenet_jax.evaluate --workdir=runs/mine --dataset=kmnist --data_dir=path/to/idx/files
     python -m lenet_jax.evaluate --init_from=net.pt --dataset=mnist
@@ -8,8 +9,9 @@
 The test images belong to the run's own data set unless --dataset names another one. Their pixels
 are normalised as in training. The command prints a table and writes the same numbers to --output:
 by default evaluation.json in the run's folder, or evaluation-<data set>.json for other images than
-the run's own. For a file of parameters it writes nothing by default. Of several runs it measures
-the ensemble too, whose probabilities are the mean of theirs, and writes nothing by default.
+the run's own. Without --workdir it measures the package's network and writes nothing by default. Of
+several runs it measures the ensemble too, whose probabilities are the mean of theirs, and writes
+nothing by default.
 """
 
 import dataclasses
@@ -34,7 +36,9 @@ class EvaluateSettings(trained.NetworkSettings):
     """The flags of `python -m lenet_jax.evaluate`."""
 
     workdir: tuple[str, ...] = cli.setting(
-        (), "folder of a run, as written by lenet_jax.train; several are an ensemble"
+        (),
+        "folder of a run, as written by lenet_jax.train; several are an ensemble (default: the "
+        "package's own network, trained on MNIST)",
     )
     dataset: str | None = cli.setting(
         None,
@@ -130,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"run        {run.path}" + ("" if run.step is None else f", step {run.step:,}"))
             result = shown = measure_run(run, dataset, predict_logits(run, dataset.test.images))
             own = dataset.name == run.config["data"]["name"] and not result["note"]
-            if not file and run.step is not None:
+            if not file and settings.workdir:
                 file = run.path / ("evaluation.json" if own else f"evaluation-{dataset.name}.json")
     print(f"{format_table(shown)}\n")
     try:

@@ -1,5 +1,6 @@
 """Takes a trained network elsewhere.
 
+    python -m lenet_jax.export --format=html
     python -m lenet_jax.export --workdir=runs/mnist --format=torch
     python -m lenet_jax.export --init_from=net.pt --format=html --output=net.html
 
@@ -66,7 +67,9 @@ class ExportSettings(trained.NetworkSettings):
         None, "what to write", tuple(FORMATS), missing=f"choose one of {', '.join(FORMATS)}"
     )
     output: str | None = cli.setting(
-        None, "file to write (default: export/lenet.<format's suffix> in --workdir)"
+        None,
+        "file to write (default: export/lenet.<format's suffix> in --workdir; for the package's "
+        "own network in the current folder)",
     )
 
     def __post_init__(self) -> None:
@@ -103,9 +106,11 @@ def export(settings: ExportSettings, log: cli.Log = print) -> Path:
     """
     form = FORMATS[settings.format]
     run = trained.load_network(settings, log)
-    file = run.path / "export" / f"lenet.{form.suffix}"
+    file = Path(f"lenet.{form.suffix}")
     if settings.output is not None:
         file = expand_user(settings.output, "--output")
+    elif settings.workdir is not None:
+        file = run.path / "export" / file
     try:
         content = form.content(run)
     except ModuleNotFoundError as error:

@@ -1,6 +1,9 @@
 """Reads the characters in pictures.
 
-    python -m lenet_jax.predict --workdir=runs/mnist three.png photographs/
+    python -m lenet_jax.predict three.png photographs/
+    python -m lenet_jax.predict --workdir=runs/letters letter.png
+
+Without --workdir it reads digits, with the network that comes with the package.
 
 A picture may be of any size, in grey or colour, light on dark or dark on light, on paper that is
 unevenly lit, ruled, framed, or lies on a desk. The command finds the characters, then scales and
@@ -10,8 +13,9 @@ TIFF file, and the first frame of an animation that is not empty.
 
 It prints one line per picture as soon as it has read it: the file, the predicted class, the
 runner-up, and their probabilities; if there are several characters, all of them from left to right.
-A line on stderr tells when it is unsure what was meant, and --output=DIR writes the network's
-inputs. A picture that cannot be read gets a line on stderr, and the exit code is 1.
+Below a probability of 80 % it says "unsure". A line on stderr tells when a character may be cut
+off, and --output=DIR writes the network's inputs. A picture that cannot be read gets a line on
+stderr, and the exit code is 1.
 """
 
 import dataclasses
@@ -24,7 +28,9 @@ from typing import Any
 from tqdm import tqdm
 
 from lenet_jax import cli
+from lenet_jax.data.registry import INFO
 from lenet_jax.files import expand_user
+from lenet_jax.interop.web import SURE
 from lenet_jax.pictures.read import SUFFIXES, find_files
 from lenet_jax.run import reading, trained
 
@@ -54,12 +60,19 @@ def format_line(answers: Sequence[dict[str, Any]], name: str) -> str:
     """All `prediction`s on a picture of this name, for a person."""
     if len(answers) > 1:
         kind = "digits" if all(each["class"].isdigit() for each in answers) else "characters"
-        return f"{name}: {len(answers)} {kind}: {' '.join(each['class'] for each in answers)}"
+        return f"{name}: {len(answers)} {kind}: {' '.join(map(_format_one_of_several, answers))}"
     first = answers[0]
+    unsure = ", unsure" if first["probability"] < SURE else ""
     return (
-        f"{name}: {first['class']} ({first['probability']:.1%}), "
+        f"{name}: {first['class']} ({first['probability']:.1%}{unsure}), "
         f"else {first['runner_up_class']} ({first['runner_up_probability']:.1%})"
     )
+
+
+def _format_one_of_several(answer: dict[str, Any]) -> str:
+    runner_up = f"{answer['runner_up_class']}, {answer['runner_up_probability']:.1%}"
+    unsure = f", unsure: else {runner_up}" if answer["probability"] < SURE else ""
+    return f"{answer['class']} ({answer['probability']:.1%}{unsure})"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,6 +87,8 @@ def answer(settings: PredictSettings) -> bool:
     """Prints the answers; whether all pictures could be read."""
     note = lambda line: print(line, file=sys.stderr, flush=True)  # stdout is for answers only
     run = trained.load_network(settings, note)
+    if advice := INFO[run.config["data"]["name"]].advice:
+        note(f"note: {advice}")
     output = settings.output and expand_user(settings.output, "--output")
     files, answered, all_read = list(find_files(settings.pictures)), 0, True
     try:
@@ -100,7 +115,7 @@ def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
         note(f"error: {name}: {error}")
     if page.note:
         note(f"note: {name}: {page.note}")
-    if doubts := dict.fromkeys(doubt for each in page.found for doubt in each.doubts):
+    if doubts := dict.fromkeys(each.doubt for each in page.found if each.doubt):
         note(f"unsure: {name}: what is read {', '.join(doubts)}")
     if as_json:
         cli.print_line("\n".join(map(json.dumps, page.answers)))

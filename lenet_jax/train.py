@@ -70,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
             raise SystemExit(stop.exit_code) from None
         except (FloatingPointError, OSError) as error:
             cli.fail(error, 1)
+        if advice := INFO[settings.dataset].advice:
+            cli.print_line(f"note: {advice}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import scipy.special
 
 from lenet_jax import LeNet, data, evaluate
-from lenet_jax.run import loop, trained
+from lenet_jax.run import loop, pretrained, trained
 from lenet_jax.run.measure import predict_logits
 from lenet_jax.run.settings import Settings
 
@@ -65,6 +65,15 @@ def test_the_table_shows_every_class_and_the_last_line_the_numbers(tiny_run, tmp
     ]
     assert lines[-1].startswith(f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} (")
     assert lines[-1].endswith(f"written to {path / 'evaluation.json'}")
+
+
+def test_without_a_run_it_measures_the_packages_network(capsys):
+    evaluate.main(["evaluate", "--dataset=digits"])
+    first, run, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: this is the package's own network, trained on mnist")
+    assert run.startswith(f"run        {pretrained.file_of('mnist')}, step ")
+    assert last.startswith("accuracy ")
+    assert "written to" not in last
 
 
 def table(names: list[str], matrix: np.ndarray) -> list[str]:
@@ -140,7 +149,6 @@ def test_other_images_of_the_same_name_are_told_and_leave_the_runs_numbers(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--workdir is missing"),
         (["--workdir=no/such/folder"], "--workdir=no/such/folder: there is no such folder"),
         (["--workdir=."], "--workdir=.: no checkpoint there"),
         (["--dataset=letters"], "--dataset=letters: choose one of"),

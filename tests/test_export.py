@@ -1,6 +1,7 @@
 """The command from outside: what it writes, what it says, how it ends."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -99,12 +100,20 @@ def test_output_names_the_file_and_its_folder_is_made(tiny_run, tmp_path):
     assert not (tiny_run / "export").exists()
 
 
+def test_without_a_run_it_writes_the_packages_network_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command("--format=html")
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: this is the package's own network, trained on mnist")
+    page = (tmp_path / "lenet.html").read_text()
+    assert re.search(r"trained on mnist for [\d,]+ steps, test accuracy 99\.\d\d%", page)
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         ([], "--format is missing: choose one of torch, "),
         (["--format=tflite"], "--format=tflite: choose one of torch, "),
-        (["--format=torch"], "--workdir is missing"),
         (["--format=torch", "--workdir=nowhere"], "--workdir=nowhere: "),
         (["--format=torch", "--workdir=RUN", "--output=~nobody-at-all/a"], "--output=~nobody-at"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import drawn_digits
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data, predict
+from lenet_jax.data.registry import INFO
 from lenet_jax.pictures import read as pictures
 from lenet_jax.run import reading, trained
 from lenet_jax.run.measure import predict_logits
+
+ADVICE = f"note: {INFO['digits'].advice}"
 
 
 @pytest.fixture
@@ -26,14 +30,15 @@ def folder(tmp_path):
 
 
 def ask(capsys, *argv: object) -> tuple[list[str], list[str], int]:
-    """Its lines on stdout and stderr, and its exit code."""
+    """Its lines on stdout and stderr, but for the advice on the digits, and its exit code."""
     code = 0
     try:
         predict.main(["predict", *map(str, argv)])
     except SystemExit as end:
         code = end.code
     said = capsys.readouterr()
-    return said.out.splitlines(), said.err.splitlines(), code
+    err = said.err.splitlines()
+    return said.out.splitlines(), err[err[:1] == [ADVICE] :], code
 
 
 def test_the_probabilities_are_the_networks(tiny_run, folder, capsys):
@@ -57,7 +62,7 @@ def test_a_line_for_a_person_has_file_digit_and_runner_up(tiny_run, folder, caps
     (as_json,), _, _ = ask(capsys, f"--workdir={tiny_run}", "--json", folder / "7.PNG")
     (line,), _, code = ask(capsys, folder / "7.PNG", f"--workdir={tiny_run}")
     found = json.loads(as_json)
-    assert line == (
+    assert line.replace(", unsure", "") == (
         f"{folder / '7.PNG'}: {found['prediction']} ({found['probability']:.1%}), "
         f"else {found['runner_up']} ({found['runner_up_probability']:.1%})"
     )
@@ -94,15 +99,48 @@ def test_of_several_digits_all_are_answered_from_left_to_right(tiny_run, tmp_pat
     file = three_digits(tmp_path / "three.png")
     out, err, code = ask(capsys, f"--workdir={tiny_run}", "--json", file)
     answers = [json.loads(line) for line in out]
-    assert (len(answers), len(err), code) == (3, 1, 0)
-    assert err[0] == f"unsure: {file}: what is read is one of 3"
+    assert (len(answers), err, code) == (3, [], 0)
     for index, answer in enumerate(answers):
         left, top, right, bottom = answer["box"]
         assert 480 * index < left < right < 480 * (index + 1)
         assert 0 < top < bottom < 480
     (line,), _, _ = ask(capsys, f"--workdir={tiny_run}", file)
-    classes = " ".join(answer["class"] for answer in answers)
-    assert line == f"{file}: 3 digits: {classes}"
+    assert re.sub(r" \(.*?\)", "", line) == f"{file}: 3 digits: " + " ".join(
+        answer["class"] for answer in answers
+    )
+    shares = re.findall(r"\((\d+\.\d%)", line)
+    assert shares == [f"{answer['probability']:.1%}" for answer in answers]
+
+
+def answered(first: str, probability: float, second: str, its_probability: float) -> dict:
+    """A `prediction`, as far as a line shows it."""
+    answer = {"class": first, "probability": probability}
+    return answer | {"runner_up_class": second, "runner_up_probability": its_probability}
+
+
+def test_below_80_percent_it_is_unsure_and_names_the_runner_up():
+    sure, unsure = answered("3", 0.8, "8", 0.1), answered("1", 0.796, "7", 0.2)
+    assert predict.format_line([sure], "a.png") == "a.png: 3 (80.0%), else 8 (10.0%)"
+    assert predict.format_line([unsure], "a.png") == "a.png: 1 (79.6%, unsure), else 7 (20.0%)"
+    assert predict.format_line([sure, unsure, sure], "a.png") == (
+        "a.png: 3 digits: 3 (80.0%) 1 (79.6%, unsure: else 7, 20.0%) 3 (80.0%)"
+    )
+
+
+def test_without_a_run_the_packages_network_reads_and_says_so(tmp_path, capsys):
+    pictures = [tmp_path / f"{digit}.png" for digit in (2, 3, 5)]
+    for file in pictures:
+        Image.fromarray(drawn_digits.printed(file.stem, "DejaVuSans")).save(file)
+    out, err, code = ask(capsys, *pictures)
+    assert [line.split(": ")[1][0] for line in out] == ["2", "3", "5"]
+    assert (len(err), code) == (1, 0)
+    assert err[0].startswith("note: this is the package's own network, trained on mnist")
+
+
+def test_a_network_of_the_digits_says_what_reads_better(tiny_run, folder, capsys):
+    predict.main(["predict", f"--workdir={tiny_run}", str(folder / "7.PNG")])
+    assert capsys.readouterr().err == f"{ADVICE}\n"
+    assert "predict without --workdir" in ADVICE
 
 
 def test_output_has_what_the_network_saw(tiny_run, tmp_path, capsys):
@@ -239,7 +277,6 @@ def test_a_name_of_any_bytes_is_printed_on_one_line(tiny_run, folder, capsys):
     ("argv", "words"),
     [
         ([], "no picture is given"),
-        (["a.png"], "--workdir is missing"),
         (["a.png", "--workdir=no/such/run"], "--workdir=no/such/run: there is no such folder"),
         (["a.png", "--centre"], "Unknown command line flag 'centre'"),
     ],

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lenet_jax import cli, data, train
+from lenet_jax.data.registry import INFO
 from lenet_jax.run import folder, log, loop
 from lenet_jax.run.settings import Settings
 
@@ -178,7 +179,9 @@ def test_folders_whose_names_are_not_utf8_are_used(tmp_path):
     strange.mkdir()
     flags = ["--dataset=digits", f"--data_dir={strange}", f"--workdir={strange}", "--epochs=1"]
     argv = [sys.executable, "-m", "lenet_jax.train", *flags]
-    lasts = [subprocess.check_output(argv, text=True).splitlines()[-1] for _ in range(2)]
+    said = [subprocess.check_output(argv, text=True).splitlines() for _ in range(2)]
+    assert {lines[-1] for lines in said} == {f"note: {INFO['digits'].advice}"}
+    lasts = [lines[-2] for lines in said]
     assert lasts[0].endswith(f"the run is in {tmp_path}/a\\udcff")
     assert lasts[1].startswith(f"the run in {tmp_path}/a\\udcff is already complete: test accuracy")
 

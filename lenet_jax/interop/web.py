@@ -14,6 +14,8 @@ import numpy as np
 
 from lenet_jax.data.registry import INFO
 
+SURE = 0.8  # probability: an answer with a smaller one is called a guess, or unsure
+
 
 def page(
     params: Mapping[str, Any],
@@ -33,6 +35,7 @@ def page(
         "mean": float(mean),
         "std": float(std),
         "classes": list(classes),
+        "sure": SURE,
         "box": info.box,
         "pen": info.pen,
         "by_mass": info.by_mass,

@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
     image: np.ndarray  # uint8 [32, 32, 1], light on dark
     box: Box  # in pixels of the picture
-    doubts: tuple[str, ...]  # why it may not be what was meant
+    doubt: str  # why it may not be what was meant, or ""
 
 
 def find(
@@ -73,8 +73,8 @@ def find(
     found = []
     for thing, cut in inked:
         place = thing.box.scaled(step).intersection(Box(0, 0, *grey.shape))
-        doubts = _doubts(place, thing.border > 0, len(inked), grey.shape)
-        found.append(Found(_framed(cut, box, by_mass), place, doubts))
+        doubt = _doubt(place, thing.border > 0, grey.shape)
+        found.append(Found(_framed(cut, box, by_mass), place, doubt))
     return found
 
 
@@ -169,16 +169,12 @@ def _framed(digit: np.ndarray, box: int, by_mass: bool) -> np.ndarray:
     return _paste(digit, (np.array(digit.shape) - 1) / 2, (SIDE - 1) / 2)
 
 
-def _doubts(place: Box, cut: bool, count: int, shape: tuple[int, int]) -> tuple[str, ...]:
-    doubts = []
-    if max(shape) > SIDE:  # smaller ones come from data sets, whose digits fill the image
-        if count > 1:
-            doubts.append(f"is one of {count}")
-        if cut:
-            doubts.append("touches the picture's border")
-        elif place.height * place.width > FULL * shape[0] * shape[1]:
-            doubts.append("fills the picture")
-    return tuple(doubts)
+def _doubt(place: Box, cut: bool, shape: tuple[int, int]) -> str:
+    if max(shape) <= SIDE:  # it comes from a data set, whose digits fill the image
+        return ""
+    if cut:
+        return "touches the picture's border"
+    return "fills the picture" if place.height * place.width > FULL * shape[0] * shape[1] else ""
 
 
 def _scaled(grey: np.ndarray, longest: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lenet_jax.cli import Log
 from lenet_jax.data import damage
 from lenet_jax.files import atomic_write
 
@@ -43,17 +42,22 @@ def save(folder: Path, step: int, tree: Tree, note: dict[str, Any], keep: int) -
     Raises:
       OSError: the file cannot be written; the message names it and the checkpoint before it.
     """
-    content = io.BytesIO()
-    np.savez(content, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **_by_name(tree))
     before = steps(folder)
     try:
         folder.mkdir(exist_ok=True)
-        atomic_write(file_of(folder, step), content.getvalue())
+        atomic_write(file_of(folder, step), to_bytes(tree, note))
     except OSError as error:
         kept = f"step {before[-1]} is intact" if before else "there is no checkpoint before it"
         raise OSError(f"{error}; {kept}") from error
     for old in steps(folder)[:-keep]:
         file_of(folder, old).unlink(missing_ok=True)
+
+
+def to_bytes(tree: Tree, note: dict[str, Any]) -> bytes:
+    """The content of a checkpoint file: the same for the same arrays and note."""
+    content = io.BytesIO()
+    np.savez(content, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **_by_name(tree))
+    return content.getvalue()
 
 
 def file_of(folder: Path, step: int) -> Path:
@@ -66,7 +70,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def latest_valid(folder: Path, like: Like, log: Log) -> Checkpoint | None:
+def latest_valid(folder: Path, like: Like, log: Callable[[str], None]) -> Checkpoint | None:
     """The latest intact checkpoint, with a line to `log` for each damaged one that is later.
 
     None if there are no checkpoints.
@@ -104,14 +108,18 @@ def set_aside_later(folder: Path, step: int) -> None:
 
 
 def restore(folder: Path, step: int, like: Like) -> Checkpoint:
-    """The checkpoint of `step`, after its checksums, names, shapes and dtypes have been compared.
+    """The checkpoint of `step`; see `read`."""
+    return Checkpoint(step, *read(file_of(folder, step), like))
+
+
+def read(path: Path, like: Like) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A file's tree and note, after its checksums, names, shapes and dtypes have been compared.
 
     Raises:
       CheckpointError: the file is damaged, or its arrays are not those that `like` describes.
       OSError: the file is missing or cannot be read.
     """
-    path = file_of(folder, step)
-    note, arrays = _read(path)
+    note, arrays = _parse(path)
     wanted = dict(like(note))
     expected = _by_name(wanted)
     stored = {name: array for name, array in arrays.items() if name.split(".")[0] in wanted}
@@ -120,10 +128,10 @@ def restore(folder: Path, step: int, like: Like) -> Checkpoint:
         if there != here:
             raise CheckpointError(f"{path}: {name}: checkpoint has {there}, run expects {here}")
     leaves = [stored[name] for name in expected]
-    return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(wanted), leaves), note)
+    return jax.tree.unflatten(jax.tree.structure(wanted), leaves), note
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _parse(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The note and the arrays by name."""
     content = path.read_bytes()  # an OSError is the machine's fault; what follows is the file's
     try:

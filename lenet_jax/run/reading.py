@@ -43,7 +43,7 @@ def find(picture: pictures.Picture, run: TrainedRun, center: bool = True) -> lis
     """
     pixels, scale = picture.pixels, picture.scale
     height, width = (side * scale for side in pixels.shape[:2])
-    whole = lambda image: [frame.Found(image, Box(0, 0, height, width), ())]
+    whole = lambda image: [frame.Found(image, Box(0, 0, height, width), "")]
     if model_for(run.params).in_channels > 1:  # photographs fill their images
         return whole(frame.crop_square(pixels))
     if not center:

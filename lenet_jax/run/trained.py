@@ -1,4 +1,4 @@
-"""A trained network, from a run's folder or from a file of parameters."""
+"""A trained network, from a run's folder, from a file of parameters, or from the package."""
 
 import dataclasses
 from pathlib import Path
@@ -13,15 +13,19 @@ from lenet_jax.core.step import init_params
 from lenet_jax.data import DATASETS, registry
 from lenet_jax.files import expand_user
 from lenet_jax.interop import pytorch
-from lenet_jax.run import checkpoint, folder
+from lenet_jax.run import checkpoint, folder, pretrained
 from lenet_jax.run.log import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The flags that name a trained network."""
+    """The flags that name a trained network; without any it is the package's."""
 
-    workdir: str | None = setting(None, "folder of the run, as written by lenet_jax.train")
+    workdir: str | None = setting(
+        None,
+        "folder of the run, as written by lenet_jax.train (default: the package's own network, "
+        "trained on MNIST)",
+    )
     init_from: str | None = setting(
         None, "instead of a run: a file with parameters, as lenet_jax.train takes one"
     )
@@ -60,11 +64,12 @@ class NetworkSettings:
 class TrainedRun:
     """The parameters in a run's latest intact checkpoint, with the run's config and metrics.
 
-    Or the parameters in a file from elsewhere, with what the file and the flags tell about them.
+    Or the package's parameters; or those in a file from elsewhere, with what the file and the flags
+    tell about them.
     """
 
     path: Path
-    step: int | None  # None for a file
+    step: int | None  # None for a file from elsewhere
     params: dict[str, Any]
     config: folder.Config
     metrics: list[dict[str, Any]]  # one object per epoch, as in metrics.jsonl
@@ -85,13 +90,15 @@ class TrainedRun:
 
 
 def load_network(settings: NetworkSettings, log: Log = print) -> TrainedRun:
-    """The network that the flags name: `load`, or the parameters in the file --init_from.
+    """The network that the flags name: `load`, the file --init_from, or the package's.
 
     Raises:
       ValueError: it cannot be read; the message names --workdir or --init_from.
     """
-    if settings.init_from is None:
+    if settings.workdir is not None:
         return load(settings.workdir, log)
+    if settings.init_from is None:
+        return _load_pretrained(log)
     params, digest = pytorch.read_params(settings.init_from, log)
     config = {
         "settings": {"data_dir": None, "loss": "cross_entropy"},
@@ -126,15 +133,25 @@ def _file_data(settings: NetworkSettings, model: LeNet, log: Log) -> dict[str, A
     return {"name": name, "channels": model.in_channels, **facts}
 
 
-def load(path: str | Path | None, log: Log = print) -> TrainedRun:
+def _load_pretrained(log: Log) -> TrainedRun:
+    name = "mnist"
+    params, note = pretrained.read(name)
+    last = note["metrics"][-1]
+    log(
+        f"note: this is the package's own network, trained on {name}, test accuracy "
+        f"{last['test_accuracy']:.2%}; --workdir or --init_from names another"
+    )
+    file = pretrained.file_of(name)
+    return TrainedRun(file, last["step"], params, note["config"], note["metrics"])
+
+
+def load(path: str | Path, log: Log = print) -> TrainedRun:
     """Reads the run in the folder `path`; `log` gets a line for each damaged checkpoint.
 
     Raises:
       ValueError: there is no run, or all its checkpoints are damaged, or it cannot be read; the
         message names --workdir or the file.
     """
-    if path is None:
-        raise ValueError("--workdir is missing: the folder of a run of lenet_jax.train")
     run_path = expand_user(path, "--workdir")
     try:
         if not run_path.is_dir():

@@ -237,6 +237,65 @@ def mass(image: np.ndarray) -> np.ndarray:
     return (np.indices(image.shape) * image).sum(axis=(1, 2)) / image.sum()
 
 
+# --- doubt ---
+
+
+def told(window: browser.Browser) -> list[str]:
+    """The class and what is said of it."""
+    window.settle()
+    return [window.evaluate(f"find('{part}').textContent") for part in ("#class", "#sure b")]
+
+
+def beside(left: int, right: int, shift: float) -> list[list[Point]]:
+    """Two digits, each half as large; `shift` is from one's middle to the other's."""
+    return [
+        [(0.5 + sign * shift / 2 + (x - 0.5) / 2, 0.25 + y / 2) for x, y in stroke]
+        for sign, digit in ((-1, left), (1, right))
+        for stroke in DRAWN[digit]
+    ]
+
+
+def test_two_characters_side_by_side_are_not_answered(on_digits):
+    for left, right in ((1, 1), (4, 2), (5, 0), (1, 7)):
+        on_digits.press("Escape")
+        drag(on_digits, beside(left, right, shift=0.4))
+        assert told(on_digits) == ["?", "one character, please"], (left, right)
+    on_digits.press("Escape")
+    assert told(on_digits) == ["?", "nothing drawn yet"]
+
+
+CAPITALS = {  # of several strokes, as a hand draws them
+    "A": [[(0.5, 0.2), (0.3, 0.8)], [(0.5, 0.2), (0.7, 0.8)], [(0.38, 0.55), (0.62, 0.55)]],
+    "H": [[(0.3, 0.2), (0.3, 0.8)], [(0.7, 0.2), (0.7, 0.8)], [(0.3, 0.5), (0.7, 0.5)]],
+    "K": [[(0.35, 0.2), (0.35, 0.8)], [(0.68, 0.2), (0.42, 0.5), (0.7, 0.8)]],
+    "i": [[(0.5, 0.4), (0.5, 0.8)], [(0.55, 0.25), (0.56, 0.25)]],
+}
+FIVE_WITH_ITS_BAR_APART = [DRAWN[5][0][2:], [(0.8, 0.2), (0.95, 0.2)]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_character_of_several_strokes_is_one(form, on_digits):
+    for strokes in [*DRAWN.values(), *CAPITALS.values(), FIVE_WITH_ITS_BAR_APART]:
+        moved = [[FORMS[form](*point) for point in stroke] for stroke in strokes]
+        assert not on_digits.evaluate(f"areTwo({json.dumps(moved)})"), strokes
+
+
+def test_several_characters_may_be_one_where_classes_are_words(window, digits_params, tmp_path):
+    dataset = dataclasses.replace(DIGITS, classes=tuple(INFO["kmnist"].classes))
+    (tmp_path / "page.html").write_text(page_of(digits_params, dataset))
+    window.open(tmp_path / "page.html")
+    drag(window, beside(4, 2, shift=0.4))
+    assert told(window)[0] in dataset.classes
+
+
+def test_below_80_percent_it_is_a_guess(on_digits):
+    p = [0.795, 0.2, 0.005] + 7 * [0.0]
+    on_digits.evaluate(f"showAnswer({p})")
+    assert told(on_digits) == ["0", "a guess, 79.5 %"]
+    on_digits.evaluate(f"showAnswer({[0.805, 0.195] + 8 * [0.0]})")
+    assert told(on_digits) == ["0", "80.5 % sure"]
+
+
 # --- the rest of the page ---
 
 

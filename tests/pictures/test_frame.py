@@ -195,12 +195,11 @@ def test_a_colour_picture_as_it_is_has_the_luminance_of_television():
     [(88, 90, False), (90, 90, True), (99, 70, False), (10, 99, False)],
 )
 def test_a_box_of_more_than_four_fifths_of_the_picture_fills_it(height, width, fills):
-    doubts = frame._doubts(Box(0, 0, height, width), False, 1, (100, 100))
-    assert doubts == (("fills the picture",) if fills else ())
+    doubt = frame._doubt(Box(0, 0, height, width), False, (100, 100))
+    assert doubt == ("fills the picture" if fills else "")
 
 
 def test_doubts_are_of_pictures_larger_than_a_data_sets_images():
-    inside, picture = Box(2, 2, 9, 9), (33, 33)
-    assert frame._doubts(inside, False, 2, picture) == ("is one of 2",)
-    assert frame._doubts(inside, True, 1, picture) == ("touches the picture's border",)
-    assert frame._doubts(inside, True, 2, (32, 32)) == ()
+    inside = Box(2, 2, 9, 9)
+    assert frame._doubt(inside, True, (33, 33)) == "touches the picture's border"
+    assert frame._doubt(inside, True, (32, 32)) == ""

@@ -39,7 +39,6 @@ def test_a_damaged_latest_checkpoint_is_told_and_the_one_before_is_read(tiny_run
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        (None, "--workdir is missing"),
         ("nowhere", "--workdir=nowhere: there is no such folder"),
         (".", "--workdir=.: no checkpoint there"),
         ("~nobody-at-all/run", "--workdir=~nobody-at-all/run: there is no such home folder"),
