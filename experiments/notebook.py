@@ -13,20 +13,20 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 HERE = Path(__file__).parent
 PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
-TABLE = re.compile(r"<table>\n.*?</table>\n", re.DOTALL)
+TABLE = re.compile(r"<table>.*?</table>\n", re.DOTALL)
 # Code, and its output if the page shows it.
 SNIPPET = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
+# Never by its name: an index may have a stranger's package of that name.
 INSTALL = """\
-SOURCE = "lenet_jax"  # or "git+https://..." and the address of the repository
 try:
     import lenet_jax
-except ImportError:
-    %pip install --quiet $SOURCE torch"""
+except ImportError:  # installs the checkout in whose folder experiments/ this notebook lies
+    %pip install --quiet .. torch"""
 
 
 def make(page: str) -> nbformat.NotebookNode:
-    """The notebook of a page whose tables have PyTorch on the left and JAX on the right."""
+    """The notebook of a page whose tables have PyTorch above JAX."""
     cells = [new_code_cell(INSTALL)]
     texts, tables = TABLE.split(page), TABLE.findall(page)
     for text, table in zip(texts, [*tables, ""], strict=True):

@@ -28,6 +28,7 @@ BLOCK = re.compile(
     r"(<!-- (?:(results/[\w.-]+\.md)|summary: (\w+)) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 BATCHES = (16, 64, 256, 1024)
+CACHES = ("cold", "warm")
 OURS, MEMBERS = "ours, cores as devices", "8 networks, batch 64"
 
 
@@ -81,8 +82,14 @@ def speed() -> str:
     return f"{table}\n\n{QUARTILES} {made_by}"
 
 
+def training() -> str:
+    """Ratios to the fastest of PyTorch's rows in training, by processor."""
+    table = _table("times as fast as PyTorch at its fastest", _training_rows())
+    return f"{table}\n\n{QUARTILES} {_made_by('throughput')}"
+
+
 def throughput() -> str:
-    """`speed` for the page of results: all rows, usual Flax and colour images, too."""
+    """The other ratios: one device, inference, usual Flax, several networks, colour images."""
 
     def at_each(what: str, ours: str, to: str = "PyTorch") -> Cell:
         return lambda column: " / ".join(
@@ -120,8 +127,7 @@ def throughput() -> str:
         )
         for n in BATCHES
     }
-    first = _table("cores as devices, against PyTorch", _training_rows() | speeds | fastest)
-    tables = f"{first}\n\n{QUARTILES}\n\n{_table(title, rows)}"
+    tables = f"{_table(title, rows)}\n\n{_table('training, cores as devices', speeds | fastest)}"
     return f"{tables}\n\n{_disturbed()}\n\n{_made_by('throughput')}"
 
 
@@ -144,6 +150,23 @@ def time_to_accuracy() -> str:
                 f"| {statistics.median(seconds):.1f} | **{ratio:.2f}** |"
             )
     return "\n".join([*lines, "", _made_by("time_to_accuracy")])
+
+
+def first_step() -> str:
+    """Median seconds from a process's start to the end of its first step, by processor."""
+    found = [_results(name) for name in _throughput_page.names("first_step")]
+    titles = [f"{short_name(each['machine'])}: cold | warm" for each in found]
+    lines = [f"| seconds | {' | '.join(titles)} |", "|---|" + "--:|--:|" * len(found)]
+    for name in dict.fromkeys(row.partition(", ")[0] for row in found[0]["rows"]):
+        cells = []
+        for each in found:
+            runs = [
+                each["rows"].get(f"{name}, {cache}", each["rows"].get(name)) for cache in CACHES
+            ]
+            seconds = [statistics.median(sum(run.values()) for run in row) for row in runs]
+            cells += [f"{second:.1f}" for second in seconds]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Made by `{found[0]['machine']['command']}`."])
 
 
 def populations() -> str:
@@ -233,6 +256,39 @@ def learning_rates() -> str:
     return "\n".join([*lines, "", _made_by("learning_rates")])
 
 
+def elsewhere() -> str:
+    """Sums over the fonts, and the largest difference of all exports."""
+    results = _results("elsewhere")
+    sums = {
+        kind: map(sum, zip(*fonts.values(), strict=True)) for kind, fonts in results["read"].items()
+    }
+    read = [f"{kind} {right:,} of {asked:,}" for kind, (right, asked) in sums.items()]
+    differences = results["differences"]
+    return (
+        f"Digits of {len(results['read']['printed'])} fonts that are read: {'; '.join(read)}. "
+        f"Logits of the {len(differences)} exports differ by at most "
+        f"{max(differences.values()):.1e} of the largest logit. {_made_by('elsewhere')}"
+    )
+
+
+def faults() -> str:
+    """The runs that were stopped, and the checkpoints that were damaged."""
+    results = _results("faults")
+    kills, damage = results["kills"], results["damage"]
+    stops = sum(len(run["moments"]) for run in kills)
+    same = sum(run["same_bits"] for run in kills)
+    tried, named, harmless, wrong = (
+        sum(kind.get(what, 0) for kind in damage)
+        for what in ("tried", "named", "harmless", "wrong")
+    )
+    return (
+        f"**{same} of {len(kills)}** runs, which were stopped {stops} times in all, ended with the "
+        f"same bits. Of {tried:,} damaged checkpoints {named} were named, {harmless} had lost "
+        f"nothing (the damage was in zip's directory), and **{wrong}** were read wrongly. "
+        + _made_by("faults")
+    )
+
+
 def pictures() -> str:
     """Sums over the kinds, and the kinds of which some picture is still misread."""
     results = _results("pictures")
@@ -269,7 +325,8 @@ SUMMARIES = {
     f.__name__: f
     for f in (
         *(headline, speed, accuracy, parity),
-        *(throughput, time_to_accuracy, populations, learning_rates, pictures),
+        *(training, throughput, time_to_accuracy, first_step, populations, learning_rates),
+        *(elsewhere, pictures, faults),
     )
 }
 

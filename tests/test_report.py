@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_evaluate import write_idx
 
+import lenet_jax
 from lenet_jax import report
 from lenet_jax.run import folder, trained
 
@@ -66,8 +67,8 @@ def test_the_page_reaches_for_nothing(page):
     assert any("default-src 'none'" in value for value in values)
 
 
-@pytest.mark.parametrize("width", [320, 1100])
-def test_a_browser_shows_all_of_it_and_complains_of_nothing(width, reported, window):
+@pytest.mark.parametrize(("width", "columns"), [(320, 1), (390, 1), (1100, 2)])
+def test_a_browser_shows_all_of_it_and_complains_of_nothing(width, columns, reported, window):
     window.open(reported / "report" / "index.html", width, 900)
     window.settle()
     told = {event["method"] for event in window.events}
@@ -76,6 +77,18 @@ def test_a_browser_shows_all_of_it_and_complains_of_nothing(width, reported, win
     assert len(widths) == len(NAMES)
     assert min(widths) > 0
     assert window.evaluate("document.documentElement.scrollWidth") <= width
+    lefts = "[...document.querySelectorAll('figure')].map((one) => one.getBoundingClientRect().x)"
+    assert len(set(window.evaluate(lefts))) == columns
+
+
+@pytest.mark.parametrize(("mode", "is_dark"), [("light", False), ("dark", True)])
+def test_it_is_as_light_or_dark_as_the_reader_likes(mode, is_dark, reported, window):
+    scheme = {"name": "prefers-color-scheme", "value": mode}
+    window.call("Emulation.setEmulatedMedia", features=[scheme])
+    window.open(reported / "report" / "index.html")
+    for what, dark in (("backgroundColor", is_dark), ("color", not is_dark)):
+        colour = window.evaluate(f"getComputedStyle(document.body).{what}")
+        assert (max(map(int, re.findall(r"\d+", colour))) < 128) == dark
 
 
 def test_what_comes_from_files_is_text_and_not_html(page):
@@ -89,6 +102,7 @@ def test_numbers_settings_and_runs_are_there(reported, page):
     for words in (
         *(f"{last['test_accuracy']:.2%}", f"{last['test_loss']:.4f}", "learning_rate", "0.003"),
         *("digits", "360 test images", run.config["versions"]["jax"], "other"),
+        f"{lenet_jax.__version__}+",
     ):
         assert words in page.text
 

@@ -179,14 +179,14 @@ def test_what_is_kept_of_it_is_what_it_prints(printed):
 
 PAGE = notebook.PAGE.read_text()
 CELLS = re.findall(r"<td>\n(.*?)</td>", PAGE, re.DOTALL)
-# Where both columns print the same quantity: the words of the PyTorch line and how many numbers.
+# Where both print the same quantity: the words of the PyTorch line and how many numbers.
 EQUAL = {"print(out)": 10, "out.backward(v)": 6, "print(loss)": 1, "loss.backward()\nprint": 6}
 EQUAL |= {"f.data.sub_": 1, "optimizer = optim.SGD": 1, "optimizers = [": 3}
 
 
 @pytest.fixture(scope="module")
 def outputs() -> list[str]:
-    """What each cell prints when the notebook is run, left and right in turn."""
+    """What each cell prints when the notebook is run, PyTorch's and JAX's in turn."""
     pages = nbformat.read(notebook.NOTEBOOK, as_version=4)
     nbclient.NotebookClient(pages, timeout=300).execute()
     install, *cells = (cell for cell in pages.cells if cell.cell_type == "code")
@@ -198,14 +198,28 @@ def test_the_notebook_is_made_of_the_page():
     assert nbformat.read(notebook.NOTEBOOK, as_version=4) == notebook.make(PAGE)
 
 
-def test_a_row_has_pytorch_on_the_left_and_jax_on_the_right():
+def test_the_notebook_installs_its_own_checkout_and_nothing_by_the_name_of_the_package():
+    (line,) = re.findall(r"%pip install --quiet (.*)", notebook.INSTALL)
+    assert line.split() == ["..", "torch"]
+    project = (notebook.NOTEBOOK.parent / ".." / "pyproject.toml").read_text()
+    assert 'name = "lenet_jax"' in project
+
+
+def test_no_line_of_the_page_is_wider_than_a_window_of_900_pixels():
+    """GitHub shows about 90 characters of code there."""
+    assert max(len(line) for cell in CELLS for line in cell.splitlines()) <= 80
+
+
+def test_a_table_has_pytorch_above_jax():
     assert PAGE.count("```python") == len(CELLS)
     assert all(len(SNIPPET.findall(cell)) == 1 for cell in CELLS)
-    left, right = CELLS[::2], CELLS[1::2]
-    assert len(left) == len(right) > 10
+    heads = re.findall(r"<th>(.*?)</th>", PAGE)
+    assert heads == ["PyTorch", "JAX"] * (len(CELLS) // 2)
+    above, below = CELLS[::2], CELLS[1::2]
+    assert len(above) == len(below) > 10
     jax_only = re.compile(r"\b(jax|jnp|lenet_jax|optax)\b")
-    assert not any(jax_only.search(SNIPPET.search(cell)[1]) for cell in left)
-    assert not any("torch." in SNIPPET.search(cell)[1] for cell in right)
+    assert not any(jax_only.search(SNIPPET.search(cell)[1]) for cell in above)
+    assert not any("torch." in SNIPPET.search(cell)[1] for cell in below)
 
 
 def test_every_snippet_runs_and_prints_what_is_shown(outputs):
@@ -217,8 +231,8 @@ def test_every_snippet_runs_and_prints_what_is_shown(outputs):
 
 
 @pytest.mark.parametrize("line", EQUAL)
-def test_both_columns_print_the_same_numbers(line, outputs):
+def test_both_print_the_same_numbers(line, outputs):
     (row,) = (i for i, cell in enumerate(CELLS) if line in cell)
-    left, right = numbers(outputs[row]), numbers(outputs[row + 1])
-    assert len(left) == EQUAL[line]
-    np.testing.assert_allclose(left, right, rtol=0, atol=LAST_DIGIT)
+    theirs, ours = numbers(outputs[row]), numbers(outputs[row + 1])
+    assert len(theirs) == EQUAL[line]
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=LAST_DIGIT)

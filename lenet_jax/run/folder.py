@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import lenet_jax
 from lenet_jax import cli
 from lenet_jax.core.model import LeNet
 from lenet_jax.data import Dataset
@@ -171,7 +172,7 @@ def environment() -> dict[str, Any]:
         },
         "jax_settings": {name: getattr(jax.config, f"jax_{name}") for name in JAX_SETTINGS}
         | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")},
-        "versions": {"lenet_jax": _code()}
+        "versions": {"lenet_jax": f"{lenet_jax.__version__}+{_code()}"}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 

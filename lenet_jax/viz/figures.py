@@ -1,6 +1,7 @@
 """Numbers as figures, without a window and without a change of matplotlib's global state.
 
-C is the number of classes, M the number of bins in a reliability diagram.
+The report's figures are as narrow as a phone needs to show their text; a wide screen shows two side
+by side. C is the number of classes, M the number of bins in a reliability diagram.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 MOST = 10  # classes with a bar for their probability
 RGB = ("red", "green", "blue")
 FEW = 10  # a bin of the reliability diagram with fewer images is left to chance
-COLUMNS = 8  # mistakes per row
+WIDTH = 5  # of a figure, in inches
+COLUMNS = 4  # mistakes per row
 INK, BLUE, RED = "#22303c", "#2468b2", "#c8452f"
 COLOURS = (BLUE, "#e08a1e", "#2e8b6f", RED, "#7a55b0", "#6b7680")
 STYLE = {
@@ -43,8 +45,8 @@ STYLE = {
 @matplotlib.rc_context(STYLE)
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Loss and accuracy of runs, each given as its name and the records of its metrics.jsonl."""
-    figure = Figure((10, 3.9), layout="constrained")
-    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    figure = Figure((WIDTH, 6.2), layout="constrained")
+    for axes, what in zip(figure.subplots(2, 1), ("loss", "accuracy"), strict=True):
         for i, (name, records) in enumerate(runs.items()):
             epochs = [record["epoch"] for record in records]
             style = {"color": COLOURS[i % len(COLOURS)], "markersize": 3.5}
@@ -62,14 +64,14 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         loss.yaxis.set_major_formatter("{x:g}")
         loss.yaxis.set_minor_formatter("")
     _show_percent(accuracy.yaxis)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """A confusion matrix [C, C] with its counts; a darker cell has a larger share of its row."""
-    side = max(4.6, 0.6 + 0.26 * len(classes))  # in inches
+    side = max(WIDTH - 0.2, 0.6 + 0.26 * len(classes))  # in inches
     cell = 72 * (side - 0.6) / len(classes)  # in points
     figure = Figure((side + 0.2, side), layout="constrained")
     axes = figure.subplots()
@@ -93,7 +95,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> Figure:
     """The reliability diagram of `metrics.reliability` [M each], above the number of images."""
-    figure = Figure((4.8, 4.6), layout="constrained")
+    figure = Figure((WIDTH, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges, there = np.linspace(0, 1, len(count) + 1), count > 0
     centres, width = (edges[:-1] + edges[1:]) / 2, edges[1] * 0.92
@@ -118,12 +120,12 @@ def calibration(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray)
 def filters(kernel: np.ndarray) -> Figure:
     """The filters of a first layer, [k, k, channels, K], a row per channel, on one scale."""
     channels = kernel.shape[2]
-    figure = Figure((10, 0.55 + 1.55 * channels), layout="constrained")
+    figure = Figure((WIDTH, 0.4 + 0.85 * channels), layout="constrained")
     bound = np.abs(kernel).max()
     grid = figure.subplots(channels, kernel.shape[-1], squeeze=False)
     for (channel, i), axes in np.ndenumerate(grid):
         shown = axes.imshow(kernel[:, :, channel, i], cmap="RdBu_r", vmin=-bound, vmax=bound)
-        _bare(axes, f"filter {i + 1}" if channel == 0 else "")
+        _bare(axes, f"{i + 1}" if channel == 0 else "")
         if channels == len(RGB):
             axes.set_ylabel(RGB[channel] if i == 0 else "")
     figure.colorbar(shown, ax=grid, fraction=0.02, pad=0.01).outline.set_visible(False)
@@ -137,19 +139,20 @@ def layers(
     probs: np.ndarray,
     classes: Sequence[str],
 ) -> Figure:
-    """An image [H, W], or in colour [H, W, 3], on its way through the network, left to right.
+    """An image [H, W], or in colour [H, W, 3], on its way through the network, row by row.
 
     `activations` are the outputs of the layers, [h, w, K] or [K]; `probs` is [C].
     """
     shown = {"input": image} | {
-        name: _montage(array) if array.ndim == 3 else array.reshape(-1, 6)
+        name: _montage(array) if array.ndim == 3 else array.reshape(6, -1)
         for name, array in activations.items()
     }
-    figure = Figure((11, 2.9), layout="constrained")
-    # In proportion to the widths of the arrays, so that all have the same height.
-    widths = [*(array.shape[1] / array.shape[0] for array in shown.values()), 0.9]
-    *images, last = figure.subplots(1, len(widths), width_ratios=widths)
-    for axes, (name, array) in zip(images, shown.items(), strict=True):
+    columns = -(-(len(shown) + 1) // 2)
+    figure = Figure((WIDTH, 4.4), layout="constrained")
+    *images, last = figure.subplots(2, columns, squeeze=False).ravel()
+    for axes in images[len(shown) :]:
+        axes.set_axis_off()
+    for axes, (name, array) in zip(images, shown.items(), strict=False):
         shape = activations.get(name, image).shape
         axes.imshow(array, cmap="magma" if name in activations else "gray", vmin=0)
         _bare(axes, f"{name}\n{' x '.join(map(str, shape))}")
@@ -170,8 +173,8 @@ def mistakes(
 ) -> Figure:
     """Misclassified images, [N, H, W] or [N, H, W, 3], with true labels [N] and `probs` [N, C]."""
     rows = max(1, -(-len(images) // COLUMNS))
-    figure = Figure((10, 1.75 * rows), layout="constrained")
-    width = 1.45 * 72 * 10 / COLUMNS  # of an image, in bold letters of 1 point
+    figure = Figure((WIDTH, 1.65 * rows), layout="constrained")
+    width = 1.45 * 72 * WIDTH / COLUMNS  # of an image, in bold letters of 1 point
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid[len(images) :]:
         axes.set_axis_off()

@@ -150,7 +150,7 @@ def _png(figure: Any) -> bytes:
 
 def _section(title: str, values: Mapping[str, Any]) -> str:
     rows = "".join(_row([name], [value]) for name, value in values.items())
-    return f"<div><h3>{_text(title)}</h3><table>{rows}</table></div>"
+    return f"<div><h3>{_text(title.replace('_', ' '))}</h3><table>{rows}</table></div>"
 
 
 def _row(heads: Iterable[Any], cells: Iterable[Any] = ()) -> str:

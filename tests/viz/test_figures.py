@@ -111,7 +111,7 @@ def test_the_names_of_neighbouring_mistakes_do_not_meet():
     images, probs = np.zeros((16, 32, 32)), np.tile([0.99, 0.01], (16, 1))
     figure = figures.mistakes(images, np.ones(16, int), probs, names)
     FigureCanvasAgg(figure).draw()
-    for row in (figure.axes[:8], figure.axes[8:]):
+    for row in (figure.axes[:4], figure.axes[4:8]):
         for texts in ([axes.title for axes in row], [axes.xaxis.label for axes in row]):
             boxes = [text.get_window_extent() for text in texts]
             assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
