@@ -3,25 +3,31 @@
 A command exits with 0 when it has done its work, with 1 when it failed, and with 2 and one line on
 stderr when it was given something impossible. A signal that it handles ends it with 128 and the
 signal's number, as shells count; so does a closed pipe, as after `| head`.
+
+Packages of extras are imported in functions, so that a command without its extra gets as far as
+`run`, which says what to install.
 """
 
 import contextlib
 import dataclasses
 import errno
 import gc
+import importlib
 import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 from absl import flags
-from tqdm import tqdm
 
 from lenet_jax.compilation_cache import enable_compilation_cache
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 S = TypeVar("S")
 Log = Callable[[str], None]  # gets a line for a person
@@ -29,6 +35,16 @@ BROKEN_PIPE = 128 + 13  # SIGPIPE, which Python turns into an error
 # The number of tasks, as srun and the mpirun of Open MPI, MPICH and Intel give it to each task.
 # Not SLURM_NTASKS: a batch script has it too, although it may start a single task.
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# The extras of pyproject.toml, with the names by which their packages are imported.
+EXTRAS = {
+    "train": (
+        *("absl", "tqdm", "filelock", "sklearn", "tensorflow_datasets", "importlib_resources"),
+        *("tensorboardX", "PIL", "scipy"),
+    ),
+    "report": ("matplotlib",),
+    "export": ("safetensors", "onnx"),
+    "cluster": ("distributed",),
+}
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DEFINE = {
@@ -97,8 +113,8 @@ def check(settings: Any) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command as a process, wherever its output goes, and ends it with one line if it fails.
 
-    What is wrong with the machine (a full disk, no memory, no file handles, no threads) is named;
-    only a mistake in this package shows a traceback.
+    What is wrong with the machine (a full disk, no memory, no file handles, no threads, a package
+    that is not installed) is named; only a mistake in this package shows a traceback.
     """
     _replace_dead_streams()
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's stream is not a file
@@ -108,6 +124,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(sys.argv)
         finally:
             _flush_stdout()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, names in EXTRAS.items() if package in names), None)
+        if extra is None:
+            raise
+        fail(f"{package} is not installed: in lenet_jax's checkout, pip install -e '.[{extra}]'")
     except OSError as error:
         _discard(1)  # else the interpreter would try to flush it again and complain
         if isinstance(error, BrokenPipeError):
@@ -126,14 +148,23 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def print_line(line: str) -> None:
     """Prints a line at once, also into a file, and above a progress bar."""
+    from tqdm import tqdm
+
     tqdm.write(line)
     _flush_stdout()
+
+
+def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
+    """tqdm's bar, but only on a terminal, from which it goes when it is closed."""
+    from tqdm import tqdm
+
+    return tqdm(*args, leave=False, disable=None, **kwargs)
 
 
 @contextlib.contextmanager
 def shown_while(text: str, log: Log) -> Iterator[None]:
     """Shows `text` while its block runs: on a terminal until the block ends, else as a line."""
-    with tqdm(bar_format=text, leave=False, disable=None) as bar:
+    with progress_bar(bar_format=text) as bar:
         if bar.disable:
             log(text)
         yield
@@ -266,6 +297,7 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
     except (flags.Error, ValueError, OSError) as error:  # OSError: --flagfile names no file
         fail(f"{error} (--help lists the flags)")
     _require_one_task()
+    importlib.import_module("tqdm")  # without the extra a command ends before it writes anything
     return settings
 
 

@@ -16,6 +16,7 @@ nothing by default.
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from lenet_jax.run.measure import load_data, measure_run, predict_logits, summar
 from lenet_jax.run.trained import TrainedRun
 
 MAX_COLUMNS, MAX_MISTAKES = 100, 20  # of a table on a screen
+CORNER = r"true \ predicted"  # of the confusion matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +84,10 @@ def format_table(result: dict[str, Any]) -> str:
 def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
     """The confusion matrix, or its most frequent mistakes if it is wider than a screen."""
     longest = max(map(len, names))
-    head = max(9, longest)
+    head = max(len(CORNER), longest)
     cell = min(max(6, longest + 1), (MAX_COLUMNS - head) // len(names))
     if cell >= 6:  # numbers of five digits; names may be cut
-        lines = [f"{'predicted':{head}}" + "".join(f"{name[: cell - 1]:>{cell}}" for name in names)]
+        lines = [f"{CORNER:>{head}}" + "".join(f"{name[: cell - 1]:>{cell}}" for name in names)]
         return lines + [
             # Zeros would hide the mistakes.
             f"{name:>{head}}" + "".join(f"{count or '.':>{cell}}" for count in row)
@@ -145,6 +147,9 @@ def main(argv: Sequence[str]) -> None:
         cli.fail(error, 1, "; name another file with --output")
     head = f"{len(runs)} networks together: " if len(runs) > 1 else ""
     print(head + summary_line(shown) + (f"; written to {file}" if file else ""))
+    if settings.workdir:
+        flags = " ".join(f"--workdir={shlex.quote(path)}" for path in settings.workdir)
+        print(f"next: lenet-jax report {flags}")
 
 
 def _percent(share: float | None) -> str:

@@ -101,7 +101,8 @@ def export(settings: ExportSettings, log: cli.Log = print) -> Path:
     """Writes the file, replaces an older one, and returns its path.
 
     Raises:
-      ValueError: there is no such run or home folder, or a package is missing.
+      ModuleNotFoundError: a package that writes the format is not installed.
+      ValueError: there is no such run or home folder.
       OSError: the file cannot be written; the message names --output.
     """
     form = FORMATS[settings.format]
@@ -111,12 +112,7 @@ def export(settings: ExportSettings, log: cli.Log = print) -> Path:
         file = expand_user(settings.output, "--output")
     elif settings.workdir is not None:
         file = run.path / "export" / file
-    try:
-        content = form.content(run)
-    except ModuleNotFoundError as error:
-        package = error.name.partition(".")[0]
-        needs = f"needs the package {package}: pip install {package}"
-        raise ValueError(f"--format={settings.format} {needs}") from error
+    content = form.content(run)
     try:
         with add_path_to_oserror(file):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -23,16 +23,17 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from lenet_jax import cli
 from lenet_jax.data.registry import INFO
 from lenet_jax.files import expand_user
 from lenet_jax.interop.web import SURE
 from lenet_jax.pictures.read import SUFFIXES, find_files
-from lenet_jax.run import reading, trained
+from lenet_jax.run import trained
+
+if TYPE_CHECKING:
+    from lenet_jax.run import reading
 
 PATIENCE_S = 2  # a progress bar appears after this time
 
@@ -85,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
 
 def answer(settings: PredictSettings) -> bool:
     """Prints the answers; whether all pictures could be read."""
+    from lenet_jax.run import reading  # imports scipy, of whose absence `cli.run` tells
+
     note = lambda line: print(line, file=sys.stderr, flush=True)  # stdout is for answers only
     run = trained.load_network(settings, note)
     if advice := INFO[run.config["data"]["name"]].advice:
@@ -92,7 +95,7 @@ def answer(settings: PredictSettings) -> bool:
     output = settings.output and expand_user(settings.output, "--output")
     files, answered, all_read = list(find_files(settings.pictures)), 0, True
     try:
-        with tqdm(files, unit="picture", leave=False, disable=None, delay=PATIENCE_S) as bar:
+        with cli.progress_bar(files, unit="picture", delay=PATIENCE_S) as bar:
             for number, (path, error) in enumerate(bar, 1):
                 pages = reading.read(run, path, settings.center)
                 for page in pages if error is None else [reading.failed(str(path), path, 1, error)]:
@@ -106,7 +109,7 @@ def answer(settings: PredictSettings) -> bool:
     return all_read
 
 
-def _print(page: reading.Reading, as_json: bool, note: cli.Log) -> None:
+def _print(page: "reading.Reading", as_json: bool, note: cli.Log) -> None:
     """Prints the answers of a page, and what is wrong with it or doubtful, in this order."""
     # On one line, whatever bytes the file's name is made of.
     name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in page.name)

@@ -10,6 +10,7 @@ curves; the rest of the page is about the first run, whose folder gets the page.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def report(
     Its test split has `logits` [N, C] and the `result` of `measure_run`.
 
     Raises:
-      ImportError: matplotlib is not installed.
+      ModuleNotFoundError: matplotlib is not installed.
       OSError: a file cannot be written.
     """
     run, several = runs[0], len(runs) > 1
@@ -104,12 +105,12 @@ def main(argv: Sequence[str]) -> None:
         print(result["note"])
     try:
         file = report(runs, dataset, logits, result, folder)
-    except ImportError as error:
-        cli.fail(f"a report is drawn by matplotlib: pip install matplotlib ({error})")
     except OSError as error:
         print(summary_line(result))
         cli.fail(error, 1, "; name another folder with --output")
     print(f"{summary_line(result)}; the report is {file}")
+    run = shlex.quote(settings.workdir[0])
+    print(f"next: lenet-jax export --workdir={run} --format=html")
 
 
 if __name__ == "__main__":

@@ -9,32 +9,85 @@ The command writes a table, a figure and the numbers to --workdir. If it is stop
 command with the same --workdir continues, on this machine or on a cluster.
 """
 
+import dataclasses
 import json
-from collections.abc import Sequence
+import math
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lenet_jax import cli, data
 from lenet_jax.files import atomic_write
 from lenet_jax.run import cluster, folder
-from lenet_jax.run.grid import SweepSettings, resolve, run, summarise
-from lenet_jax.viz import figures
+from lenet_jax.run.grid import (
+    SweepSettings,
+    plan,
+    resolve,
+    run,
+    split_indices,
+    standard_error,
+    summarise,
+)
+from lenet_jax.run.settings import TrainingSettings
+
+Row = Mapping[str, Any]  # of `summarise`
 
 
-def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `summarise`, for a person."""
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows, for a person."""
     lines = [f"{'optimizer':10} {'learning rate':>13}   held-out accuracy"]
     for row in rows:
         outcome = f"{row['diverged']} of {row['seeds']} diverged"
         if row["mean"] is not None:
             spread = "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
-            outcome = f"{100 * row['mean']:.2f}{spread} %" + ("   best" if row["best"] else "")
+            edge = ", at the edge of the grid" if row["at_edge"] else ""
+            best = f"   best{edge}" if row["best"] else ""
+            outcome = f"{100 * row['mean']:.2f}{spread} %{best}"
         lines.append(f"{row['optimizer']:10} {row['learning_rate']:>13g}   {outcome}")
     return "\n".join(lines)
 
 
+def format_verdict(rows: Sequence[Row], held_out: int) -> str:
+    """The settings that diverged, the best one, and whether it is told apart from the others."""
+    lost = [name_of(row) for row in rows if row["mean"] is None]
+    ranked = [row for row in rows if row["mean"] is not None]
+    best, *others = sorted(ranked, key=lambda row: -row["mean"])
+    margin = lambda row: 2 * math.hypot(*(standard_error(each, held_out) for each in (best, row)))
+    close = [row for row in others if best["mean"] - row["mean"] <= margin(row)]
+    lines = [f"diverged: {', '.join(lost)}"] if lost else []
+    if others:
+        following = f"{name_of(others[0])}, {others[0]['mean']:.2%}"
+        more = f" and {len(close) - 1} more" if len(close) > 1 else ""
+        lines.append(
+            f"not told apart from the best (two standard errors): {following}{more}"
+            if close
+            else f"told apart from the best (two standard errors): the next, {following}"
+        )
+    edge = "; at the edge of the grid, so try further rates" if best["at_edge"] else ""
+    lines.append(f"best: {name_of(best)}, {best['mean']:.2%} of {held_out:,} held-out images{edge}")
+    return "\n".join(lines)
+
+
+def name_of(row: Row) -> str:
+    return f"{row['optimizer']} at {row['learning_rate']:g}"
+
+
+def train_command(settings: SweepSettings, best: Row) -> str:
+    """The command that trains the best setting on all training images."""
+    values = {"optimizer": best["optimizer"], "learning_rate": best["learning_rate"]}
+    for field in dataclasses.fields(TrainingSettings):
+        value = getattr(settings, field.name)
+        if field.name != "workdir" and value != field.default:
+            values[field.name] = value
+    flags = (f"--{name}={shlex.quote(str(value))}" for name, value in values.items())
+    return f"lenet-jax train {' '.join(flags)}"
+
+
 def write_results(records: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """Writes `sweep.json` and `sweep.png`, and returns the rows of `summarise`."""
+    from lenet_jax.viz import figures
+
     rows = summarise(records)
     atomic_write(path / "sweep.json", json.dumps({"rows": rows, "networks": records}) + "\n")
     figures.sweep(rows, records).savefig(path / "sweep.png", dpi=150)
@@ -43,8 +96,11 @@ def write_results(records: Sequence[dict[str, Any]], path: Path) -> list[dict[st
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(SweepSettings, argv, __doc__)
+    import matplotlib  # noqa: F401  here, so that a sweep without it does not train first
+
     cli.start_jax(cores_are_devices=True)
     with cli.exit_on_error(stopped="stopped before training began"):
+        settings = folder.adopt_data(settings)
         dataset = data.load(settings.dataset, settings.data_dir, print)
         settings = resolve(settings, dataset)
         path = folder.create(settings.workdir, f"sweep-{dataset.name}")
@@ -52,7 +108,13 @@ def main(argv: Sequence[str]) -> None:
     with cli.exit_on_error(stopped=f"stopped: {again}"), folder.locked(path):
         if dataset.note:
             print(dataset.note)
-        print(f"{dataset.name}, {settings.epochs} epochs, results in {path}", flush=True)
+        slices = plan(settings)
+        networks = sum(len(part.cells) for part in slices)
+        print(
+            f"{dataset.name}, {networks} networks of {settings.epochs} epochs in {len(slices)} "
+            f"slices; the first of each optimizer compiles; results in {path}",
+            flush=True,
+        )
         where = cluster.connect(settings.scheduler, settings.workers, cli.print_line)
         try:
             with where as train_slices:
@@ -64,10 +126,9 @@ def main(argv: Sequence[str]) -> None:
     best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)
     if best is None:
         cli.fail("every setting diverged: try smaller --learning_rates", 1)
-    print(
-        f"best: {best['optimizer']} at {best['learning_rate']:g}, {best['mean']:.2%} of the "
-        f"held-out images; {path / 'sweep.png'}"
-    )
+    held_out, _ = split_indices(len(dataset.train.labels))
+    print(f"{format_verdict(rows, len(held_out))}; {path / 'sweep.png'}")
+    print(f"next: {train_command(settings, best)}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ bits also depend on the number of cores that JAX sees: set the environment varia
 """
 
 import contextlib
+import dataclasses
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,42 +21,59 @@ import jax
 import numpy as np
 
 from lenet_jax import cli, data
-from lenet_jax.core.model import LeNet, count_params, sizes
+from lenet_jax.core.model import LeNet, count_params, sizes, summary
+from lenet_jax.core.sharding import make_batch_mesh
 from lenet_jax.core.step import TrainState
 from lenet_jax.data.registry import INFO
 from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
+SHOWN = {  # the settings with a place of their own in the header, and those of folders
+    *("dataset", "optimizer", "learning_rate", "schedule", "loss", "batch_size", "epochs", "seed"),
+    *("init_from", "data_dir", "workdir", "resume"),
+}
+
 
 def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
-    """The device, the data, the network and the optimizer of a resolved run."""
+    """The devices, the data, the network and the settings of a resolved run."""
     device, size = jax.devices()[0], count_params(state.params)
+    kind = dict.fromkeys((device.platform, device.device_kind))  # a CPU is of the kind "cpu"
+    count = make_batch_mesh(settings.batch_size).size
+    shared = f", {count} of them share each batch" if count > 1 else ""
+    others = [
+        f"--{field.name}={value}"
+        for field in dataclasses.fields(settings)
+        if field.name not in SHOWN and (value := getattr(settings, field.name)) != field.default
+    ]
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
     return (
-        f"device     {device.platform} ({device.device_kind})\n"
+        f"device     {', '.join(kind)}{shared}\n"
         f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
         f"{len(dataset.test.labels):,} test images from {dataset.source}\n"
         f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}\n"
         f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
         f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
         f"{settings.epochs} epochs, seed {settings.seed}"
-    )
+    ) + (f"\nflags      {' '.join(others)}" if others else "")
 
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
+    known = INFO[settings.dataset or "mnist"]  # a user's own files may have more classes
+    model = LeNet(len(known.classes), np.size(known.mean))
+    if settings.summary:
+        print(summary(model))
+        return
     cli.start_jax(cache=settings.compilation_cache, cores_are_devices=True)
     with contextlib.ExitStack() as stack:
         # The initialisation is compiled, or read from JAX's cache, while the images are read.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        known = INFO[settings.dataset or "mnist"]  # a user's own files may have more classes
-        model = LeNet(len(known.classes), np.size(known.mean))
         pool.submit(loop.create_state, settings, model, total_steps=1)
         with cli.exit_on_error(
             stopped="stopped before training began"
         ):  # a download takes its time
-            name = folder.resolve_dataset_name(settings)
-            dataset = data.load(name, settings.data_dir, print)
+            settings = folder.adopt_data(loop.resolve_learning_rate(settings))
+            dataset = data.load(settings.dataset, settings.data_dir, print)
             if dataset.note:
                 print(dataset.note)
             settings = loop.resolve(settings, dataset)
@@ -72,6 +91,8 @@ def main(argv: Sequence[str]) -> None:
             cli.fail(error, 1)
         if advice := INFO[settings.dataset].advice:
             cli.print_line(f"note: {advice}")
+        place = shlex.quote(str(path))
+        cli.print_line(f"next: lenet-jax report --workdir={place} (or evaluate, predict, export)")
 
 
 if __name__ == "__main__":

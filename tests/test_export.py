@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -124,19 +123,6 @@ def test_what_cannot_be_asked_for_is_one_line_and_code_2(flags, named, tiny_run,
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {named}")
-
-
-@pytest.mark.parametrize(("form", "package"), [("torch", "safetensors"), ("onnx", "onnx")])
-def test_a_missing_package_is_named_with_how_to_install_it(
-    form, package, tiny_run, monkeypatch, capsys
-):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"{package}.numpy", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        command(f"--workdir={tiny_run}", f"--format={form}")
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said == f"error: --format={form} needs the package {package}: pip install {package}\n"
 
 
 def test_a_file_that_cannot_be_written_is_code_1_and_leaves_nothing(tiny_run, tmp_path, capsys):

@@ -194,10 +194,9 @@ def test_a_run_without_metrics_and_without_matplotlib(tiny_run, tmp_path, capsys
     monkeypatch.delitem(sys.modules, "lenet_jax.viz.figures", raising=False)
     monkeypatch.delattr("lenet_jax.viz.figures", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SystemExit) as exit_info:
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):  # `cli.run` makes a line of it
         report.main(["report", f"--workdir={path}"])
-    assert exit_info.value.code == 2  # as for a package that export lacks
-    assert "pip install matplotlib" in capsys.readouterr().err
+    capsys.readouterr()
     assert not (path / "report").exists()
     monkeypatch.undo()
     report.main(["report", f"--workdir={path}"])

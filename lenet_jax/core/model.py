@@ -158,3 +158,34 @@ def sizes(model: LeNet) -> str:
     """
     channels = f"{model.in_channels} channel{'s' * (model.in_channels > 1)}"
     return f"{model.num_classes} classes and {channels}"
+
+
+def summary(model: LeNet) -> str:
+    """A table of its layers, with their max-pool, and the FLOPs of a forward pass.
+
+    A multiplication and its addition are two FLOPs; ReLU, max-pool and biases are not counted.
+
+    >>> print(summary(LeNet()))
+    layer        output   parameters   FLOPs per image
+    conv1   14 x 14 x 6          156           235,200
+    conv2    5 x 5 x 16        2,416           480,000
+    fc1             120       48,120            96,000
+    fc2              84       10,164            20,160
+    fc3              10          850             1,680
+    all                       61,706           833,040
+    """
+    side, rows = IMAGE_SIZE, []
+    for name, shape in model.kernel_shapes().items():
+        *window, _, outputs = shape
+        pixels, output = 1, str(outputs)
+        if window:
+            pixels = (side - window[0] + 1) ** 2
+            side = (side - window[0] + 1) // 2  # after the max-pool
+            output = f"{side} x {side} x {outputs}"
+        rows.append((name, output, math.prod(shape) + outputs, 2 * pixels * math.prod(shape)))
+    params, flops = (sum(row[column] for row in rows) for column in (2, 3))
+    lines = [f"{'layer':7}{'output':>12}{'parameters':>13}{'FLOPs per image':>18}"]
+    return "\n".join(
+        lines
+        + [f"{a:7}{b:>12}{c:13,}{d:18,}" for a, b, c, d in [*rows, ("all", "", params, flops)]]
+    )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 LONGEST = 512  # pixels per side; larger pictures are reduced
 FORMATS = {  # Pillow knows more, but some of its decoders start other programs
@@ -148,6 +147,8 @@ def _flat(image):
 
 def _guess_background(grey: np.ndarray, visible: np.ndarray) -> float:
     """The grey value of the paper behind the `visible` pixels of a picture [H, W]."""
+    from scipy import ndimage
+
     low, middle, high = np.percentile(grey[visible], [1, 50, 99])
     rim = np.median(grey[visible & ~ndimage.binary_erosion(visible)])
     if abs(rim - middle) > RIM:  # a soft edge, or an outline, has the colour of its paper

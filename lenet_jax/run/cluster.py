@@ -71,17 +71,16 @@ def connect(scheduler: str | None, workers: int | None, log: cli.Log) -> Iterato
     The end of the block cancels slices that are not done.
 
     Raises:
-      ValueError: Dask is not installed, or --scheduler is neither an address nor such a file.
+      ModuleNotFoundError: Dask is not installed.
+      ValueError: --scheduler is neither an address nor such a file.
       ClusterError: the scheduler does not answer.
     """
     if scheduler is None and not workers:
         yield grid.train_here
         return
+    import distributed
+
     flag = f"--workers={workers}" if workers else f"--scheduler={scheduler}"
-    try:
-        import distributed
-    except ImportError as error:
-        raise ValueError(f"{flag}: needs Dask: pip install 'lenet_jax[cluster]'") from error
     # Our own lines say what matters in Dask's log.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:

@@ -18,7 +18,7 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,15 +27,17 @@ import lenet_jax
 from lenet_jax import cli
 from lenet_jax.core.model import LeNet
 from lenet_jax.data import Dataset
+from lenet_jax.data.registry import INFO
 from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
 from lenet_jax.run.log import EVENTS, METRICS
-from lenet_jax.run.settings import diff_settings
+from lenet_jax.run.settings import TrainingSettings, diff_settings
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+S = TypeVar("S", bound=TrainingSettings)
 Config = dict[str, Any]  # of a run, as in its config.json
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the errors of some network file systems
@@ -77,21 +79,38 @@ def _make_new(path: Path) -> Path:
             return new
 
 
-def resolve_dataset_name(settings: Any) -> str | None:
-    """The data set that the flags name or, without --dataset, the one of the run to be resumed.
+def adopt_data(settings: S) -> S:
+    """Fills in the data set and its folder from the run to be resumed, where the flags name none.
 
-    A resumed run must not choose again: a download may fail one day and work the next.
+    A resumed run must not choose again: a download may fail one day and work the next. Settings
+    that differ from the run's are refused here, before the images are read.
 
     Raises:
-      ValueError: the run's `config.json` is damaged.
+      ValueError: the run has other settings, or its `config.json` is damaged.
     """
-    if settings.dataset or not settings.workdir or not getattr(settings, "resume", True):
-        return settings.dataset
+    if not settings.workdir or not getattr(settings, "resume", True):
+        return settings
+    path = expand_user(settings.workdir, "--workdir")
     try:
-        config = read_config(expand_user(settings.workdir, "--workdir"))
+        stored = read_config(path)
     except OSError:  # `create` reports what is wrong with the folder
-        return None
-    return config["data"].get("name") if config else None
+        return settings
+    except ValueError:
+        if settings.dataset:  # what the run is, its checkpoints decide
+            return settings
+        raise
+    if not stored or (own := stored["data"].get("name")) not in INFO:
+        return settings
+    name = settings.dataset or own
+    data_dir = stored["settings"].get("data_dir") if name == own else None
+    settings = dataclasses.replace(
+        settings,
+        dataset=name,
+        data_dir=settings.data_dir or data_dir,
+        epochs=settings.epochs or INFO[name].default_epochs,
+    )
+    require_same_settings(path, settings, stored)
+    return settings
 
 
 @contextlib.contextmanager
@@ -139,7 +158,7 @@ def archive_run(path: Path) -> Path | None:
 def make_config(settings: Any, dataset: Dataset) -> Config:
     """Everything that a run's results depend on, for its checkpoints' notes and `config.json`."""
     return {
-        "command": type(settings).__name__.removesuffix("Settings").lower() or "train",
+        "command": _command(settings),
         "settings": dataclasses.asdict(settings),
         "data": {
             "name": dataset.name,
@@ -211,23 +230,34 @@ def read_config(path: Path) -> Config | None:
 
 def require_same_run(path: Path, settings: Any, config: Config, stored: Config) -> None:
     """Raises ValueError, with names, unless command, settings and data are as in `stored`."""
-    if stored["command"] != config["command"]:
-        runs = f"holds a run of {stored['command']}, and this is {config['command']}"
+    require_same_settings(path, settings, stored)
+    ours, theirs = config["data"], stored["data"]
+    if ours["sha256"] != theirs["sha256"]:
+        used = f"those that the run in {path} used, from {theirs['source']}"
+        images = f"the images of {ours['name']} from {ours['source']}"
+        raise ValueError(f"{images} differ from {used}; {_remedy(settings)}")
+
+
+def require_same_settings(path: Path, settings: Any, stored: Config) -> None:
+    """Raises ValueError, with names, unless command and settings are as in `stored`."""
+    if stored["command"] != (command := _command(settings)):
+        runs = f"holds a run of {stored['command']}, and this is {command}"
         raise ValueError(f"--workdir={path}: {runs}; use another")
-    names = {field.name for field in dataclasses.fields(settings)}
-    remedy = "use another --workdir" + (" or --noresume" if "resume" in names else "")
     if different := diff_settings(settings, stored["settings"]):
         show = lambda value: "not set" if value is None else value
         pairs = " and ".join(
             f"--{name} is {show(here)} here but the run in {path} used {show(there)}"
             for name, (here, there) in different.items()
         )
-        raise ValueError(f"{pairs}; {remedy}")
-    ours, theirs = config["data"], stored["data"]
-    if ours["sha256"] != theirs["sha256"]:
-        used = f"those that the run in {path} used, from {theirs['source']}"
-        images = f"the images of {ours['name']} from {ours['source']}"
-        raise ValueError(f"{images} differ from {used}; {remedy}")
+        raise ValueError(f"{pairs}; {_remedy(settings)}")
+
+
+def _command(settings: Any) -> str:
+    return type(settings).__name__.removesuffix("Settings").lower() or "train"
+
+
+def _remedy(settings: Any) -> str:
+    return "use another --workdir" + (" or --noresume" if hasattr(settings, "resume") else "")
 
 
 def extend(path: Path, settings: Any, stored: Config, done: int) -> Config:

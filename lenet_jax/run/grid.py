@@ -7,15 +7,14 @@ stopped continues with the missing slices.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from lenet_jax import data
+from lenet_jax import cli, data
 from lenet_jax.cli import Log, at_least, between, setting
 from lenet_jax.core import metrics, population
 from lenet_jax.core.model import LeNet
@@ -105,7 +104,7 @@ class Shared(NamedTuple):
 
 
 Records = list[dict[str, Any]]  # one per network
-LogUpdates = Callable[[int], None]  # gets the number of updates since its last call
+LogUpdates = Callable[[float], None]  # gets the number of updates since its last call
 # Trains slices. It yields, in any order, each of them with its records and the address where it was
 # trained ("" for this process).
 TrainSlices = Callable[[Shared, Sequence[Slice], LogUpdates], Iterator[tuple[Slice, Records, str]]]
@@ -118,9 +117,16 @@ def plan(settings: SweepSettings) -> list[Slice]:
         cells = [
             (rate, seed) for rate in settings.rates(optimizer) for seed in range(settings.seeds)
         ]
-        parts = np.array_split(np.arange(len(cells)), -(-len(cells) // settings.slice_size))
-        slices += [Slice(optimizer, tuple(cells[i] for i in part)) for part in parts]
+        length = slice_length(settings, optimizer)
+        starts = range(0, len(cells), length)
+        slices += [Slice(optimizer, tuple(cells[at : at + length])) for at in starts]
     return slices
+
+
+def slice_length(settings: SweepSettings, optimizer: str) -> int:
+    """How many networks of an optimizer are trained at once; its last slice may have fewer."""
+    count = len(settings.rates(optimizer)) * settings.seeds
+    return -(-count // -(-count // settings.slice_size))
 
 
 def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +142,10 @@ def train_slice(shared: Shared, part: Slice, log_updates: LogUpdates) -> Records
     """Of each network: its settings, its loss curve, its accuracy on held-out images."""
     settings, model, split = shared
     held_out, rest = (take(split, rows) for rows in split_indices(len(split.labels)))
-    rates, seeds = (np.array(column) for column in zip(*part.cells, strict=True))
+    # The last slice repeats its last network, because another length would compile again.
+    missing = slice_length(settings, part.optimizer) - len(part.cells)
+    cells = part.cells + part.cells[-1:] * missing
+    rates, seeds = (np.array(column) for column in zip(*cells, strict=True))
     trained = population.train(
         population.MemberConfig(seeds, seeds, rates, augment=settings.augment or None),
         rest,
@@ -144,10 +153,10 @@ def train_slice(shared: Shared, part: Slice, log_updates: LogUpdates) -> Records
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         schedule=settings.schedule,
-        slice_size=len(part.cells),
+        slice_size=len(cells),
         augment_kind=registry.INFO[settings.dataset].augment,
         model=model,
-        log_updates=log_updates,
+        log_updates=lambda count: log_updates(count * len(part.cells) / len(cells)),
     )
     logits = population.predict(trained.params, held_out, model=model)
     accuracies = jax.vmap(metrics.accuracy, (0, None))(logits, held_out.labels)
@@ -202,9 +211,8 @@ def run(
     networks, done = sum(len(part.cells) for part in slices), sum(map(len, records.values()))
     _, rest = split_indices(len(dataset.train.labels))
     updates = settings.epochs * (len(rest) // settings.batch_size)  # per network
-    with tqdm(
-        total=networks, initial=done, unit="network", unit_scale=True, leave=False, disable=None
-    ) as bar:
+    counted = {"total": networks, "initial": done, "unit": "network", "unit_scale": True}
+    with cli.progress_bar(**counted) as bar:
         shared = Shared(settings, folder.network(config), dataset.train)
         trained = train_slices(shared, missing, lambda count: bar.update(count / updates))
         for part, new, where in trained:
@@ -224,7 +232,7 @@ def _read(file: Path) -> Records:
 
 
 def summarise(records: Records) -> list[dict[str, Any]]:
-    """One row per setting: mean and standard deviation over seeds, and whether it is the best.
+    """A row per setting: mean, standard deviation over seeds, whether it is best or at the edge.
 
     An optimizer's settings are compared with one another. A setting has no mean, and is not
     compared, if one of its networks diverged.
@@ -247,7 +255,15 @@ def summarise(records: Records) -> list[dict[str, Any]]:
             }
         )
     for row in rows:
-        rivals = [r["mean"] for r in rows if r["optimizer"] == row["optimizer"]]
-        best = max((mean for mean in rivals if mean is not None), default=None)
+        rivals = [r for r in rows if r["optimizer"] == row["optimizer"]]
+        best = max((r["mean"] for r in rivals if r["mean"] is not None), default=None)
         row["best"] = best is not None and row["mean"] == best
+        rates = [r["learning_rate"] for r in rivals]
+        row["at_edge"] = len(rates) > 1 and row["learning_rate"] in (min(rates), max(rates))
     return rows
+
+
+def standard_error(row: Mapping[str, Any], held_out: int) -> float:
+    """Of a row's mean: it has a few seeds, and was measured on `held_out` images."""
+    mean, sd = row["mean"], row["sd"] or 0.0
+    return math.sqrt(sd**2 / row["seeds"] + mean * (1 - mean) / held_out)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from lenet_jax import cli, data
 from lenet_jax.cli import Log
@@ -28,7 +27,7 @@ from lenet_jax.core.optimizers import (
 from lenet_jax.core.sharding import make_batch_mesh, replicate, unreplicate
 from lenet_jax.core.step import LossFn, TrainState, create_train_state
 from lenet_jax.data import registry
-from lenet_jax.files import expand_user, remove_unfinished
+from lenet_jax.files import remove_unfinished
 from lenet_jax.interop import pytorch
 from lenet_jax.run import checkpoint, folder
 from lenet_jax.run.folder import Config
@@ -60,13 +59,12 @@ class RunState(NamedTuple):
 
 def resolve(settings: Settings, dataset: data.Dataset) -> Settings:
     """Fills in the settings that depend on others and on the data set."""
-    settings = resolve_data(settings, dataset, len(dataset.train.labels))
-    return dataclasses.replace(
-        settings,
-        # Absolute, because later commands may start in another folder.
-        data_dir=settings.data_dir and str(expand_user(settings.data_dir, "--data_dir").absolute()),
-        learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer],
-    )
+    return resolve_data(resolve_learning_rate(settings), dataset, len(dataset.train.labels))
+
+
+def resolve_learning_rate(settings: Settings) -> Settings:
+    rate = settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer]
+    return dataclasses.replace(settings, learning_rate=rate)
 
 
 def create_state(settings: Settings, model: LeNet, total_steps: int) -> TrainState:
@@ -188,7 +186,7 @@ def fit(
     with (
         ThreadPoolExecutor(1) as pool,
         MetricsLog(path) as metrics,
-        tqdm(total=end, initial=step, leave=False, disable=None) as bar,
+        cli.progress_bar(total=end, initial=step) as bar,
     ):
         # Compiled while the first epoch runs.
         evaluation = pool.submit(_compile_evaluation, _shapes(state), dataset.test, loss_fn)

@@ -11,6 +11,7 @@ from lenet_jax.core.optimizers import OPTIMIZERS, SCHEDULES
 from lenet_jax.core.optimizers import SETTINGS as OPTIMIZER_SETTINGS
 from lenet_jax.data import DATASETS, Dataset
 from lenet_jax.data.registry import INFO
+from lenet_jax.files import expand_user
 
 FRACTION = Valid(lambda value: 0 <= value < 1, "from 0 to below 1")
 
@@ -113,6 +114,11 @@ class Settings(TrainingSettings):
     checkpoint_every_steps: int | None = setting(
         None, "also save after every so many steps", valid=at_least(1), affects_results=False
     )
+    summary: bool = setting(
+        False,
+        "instead of training, print the network's layers with shapes, parameters and FLOPs",
+        affects_results=False,
+    )
     compilation_cache: bool = setting(
         True, "keep compiled functions in ~/.cache/lenet_jax for later runs", affects_results=False
     )
@@ -128,12 +134,14 @@ class Settings(TrainingSettings):
 
 
 def resolve_data(settings: S, dataset: Dataset, images: int) -> S:
-    """Fills in the data set and its epochs; ValueError if a batch is larger than the `images`."""
+    """Fills in what depends on the data set; ValueError if a batch is larger than the `images`."""
     if settings.batch_size > images:
         flag = f"--batch_size={settings.batch_size}"
         raise ValueError(f"{flag}: {dataset.name} has only {images} images to train on")
+    # Absolute, because later commands may start in another folder.
+    folder = settings.data_dir and str(expand_user(settings.data_dir, "--data_dir").absolute())
     epochs = settings.epochs or INFO[dataset.name].default_epochs
-    return dataclasses.replace(settings, dataset=dataset.name, epochs=epochs)
+    return dataclasses.replace(settings, dataset=dataset.name, data_dir=folder, epochs=epochs)
 
 
 def diff_settings(settings: Any, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

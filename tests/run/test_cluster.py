@@ -338,11 +338,3 @@ def test_a_bad_flag_is_one_line(flags, words, tmp_path, capsys):
         sweep.main(["sweep", "--dataset=digits", f"--workdir={tmp_path}", *flags])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {words}")
-
-
-def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SystemExit) as stop:
-        sweep.main(["sweep", "--dataset=digits", f"--workdir={tmp_path}", "--scheduler=host:8786"])
-    assert stop.value.code == 2
-    assert "needs Dask: pip install 'lenet_jax[cluster]'" in capsys.readouterr().err

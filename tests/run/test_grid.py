@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from lenet_jax import data
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
@@ -53,11 +54,11 @@ def test_the_bar_counts_networks_by_their_updates(digits, tmp_path, monkeypatch)
                 log_updates(18 * len(part.cells))
             yield part, [{"cell": cell} for cell in part.cells], ""
 
-    class Bar(grid.tqdm):
+    class Bar(tqdm):
         def update(self, n):
             shown.append(n)
 
-    monkeypatch.setattr(grid, "tqdm", Bar)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
     settings = grid.resolve(grid.SweepSettings(**SMALL | {"epochs": 3}), digits)
     grid.run(settings, digits, tmp_path, lambda line: None, train_slices)
     assert sum(shown) == pytest.approx(8)  # 2 optimizers, 2 rates, 2 seeds
