@@ -2,13 +2,15 @@
 
 import errno
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from lenet_jax import data, sweep
+from lenet_jax import cli, data, sweep
 from lenet_jax.run import folder, grid
+from lenet_jax.run.settings import Settings
 from lenet_jax.viz import figures
 
 SMALL = {"optimizers": "sgd,adam", "learning_rates": "1e-3,1e20", "seeds": 2, "epochs": 1}
@@ -23,13 +25,57 @@ def swept(tmp_path_factory):
 
 
 def test_the_table_has_the_accuracies_the_best_and_what_diverged():
-    row = {"optimizer": "sgd", "seeds": 2, "diverged": 0}
+    row = {"optimizer": "sgd", "seeds": 2, "diverged": 0, "at_edge": False}
     best = row | {"learning_rate": 0.2, "mean": 0.96, "sd": 0.0141, "best": True}
     lost = row | {"learning_rate": 0.4, "mean": None, "sd": None, "best": False, "diverged": 1}
     assert [line.split()[2:] for line in sweep.format_table([best, lost]).splitlines()[1:]] == [
         ["96.00", "±", "1.41", "%", "best"],
         ["1", "of", "2", "diverged"],
     ]
+
+
+def rows_of(*means):
+    common = {"optimizer": "sgd", "seeds": 4, "diverged": 0, "sd": 0.002, "at_edge": False}
+    return [
+        common | {"learning_rate": 2.0**-i, "mean": mean, "best": i == 0}
+        for i, mean in enumerate(means)
+    ]
+
+
+def test_the_best_is_told_apart_by_two_standard_errors_of_seeds_and_held_out_images():
+    # sqrt(0.002 ** 2 / 4 + 0.98 * 0.02 / 10,000) is 0.0017, so two of a difference are 0.0048.
+    apart = sweep.format_verdict(rows_of(0.98, 0.974), 10_000).splitlines()
+    assert apart == [
+        "told apart from the best (two standard errors): the next, sgd at 0.5, 97.40%",
+        "best: sgd at 1, 98.00% of 10,000 held-out images",
+    ]
+    close, _ = sweep.format_verdict(rows_of(0.98, 0.977, 0.976, 0.9), 10_000).splitlines()
+    said = "not told apart from the best (two standard errors): sgd at 0.5, 97.70% and 1 more"
+    assert close == said
+    few, _ = sweep.format_verdict(rows_of(0.98, 0.974), 239).splitlines()
+    assert few.startswith("not told apart")
+
+
+def test_what_diverged_is_named_and_one_setting_is_compared_with_none():
+    row, lost = rows_of(0.98, None)
+    said = sweep.format_verdict([row, lost | {"mean": None, "sd": None, "diverged": 1}], 239)
+    best = "best: sgd at 1, 98.00% of 239 held-out images"
+    assert said.splitlines() == ["diverged: sgd at 0.5", best]
+
+
+def test_the_winners_command_trains_it_with_the_sweeps_other_settings(tmp_path):
+    settings = grid.SweepSettings(
+        dataset="mnist", epochs=2, augment=1.0, data_dir=f"{tmp_path}/a b", workdir="x"
+    )
+    command = sweep.train_command(settings, rows_of(0.9)[0] | {"learning_rate": 0.10000001})
+    argv = shlex.split(command)
+    assert argv[:2] == ["lenet-jax", "train"]
+    parsed = cli.parse(Settings, argv[1:], "")
+    assert parsed == Settings(
+        optimizer="sgd",
+        learning_rate=0.10000001,
+        **{"dataset": "mnist", "epochs": 2, "augment": 1.0, "data_dir": f"{tmp_path}/a b"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +131,12 @@ def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swe
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-1].startswith("best: adam at 0.001, ")
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("digits, 8 networks of 1 epochs in 2 slices; ")
+    assert lines[-2].startswith("best: adam at 0.001, ")
+    assert lines[-2].endswith(f"at the edge of the grid, so try further rates; {path}/sweep.png")
+    flags = "--optimizer=adam --learning_rate=0.001 --dataset=digits --epochs=1"
+    assert lines[-1] == f"next: lenet-jax train {flags}"
     assert "sgd: 8 of 8 networks are trained\n" in ended.stdout  # also where there is no bar
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((path / "sweep.json").read_text())["rows"]

@@ -183,9 +183,7 @@ def summary(model: LeNet) -> str:
             side = (side - window[0] + 1) // 2  # after the max-pool
             output = f"{side} x {side} x {outputs}"
         rows.append((name, output, math.prod(shape) + outputs, 2 * pixels * math.prod(shape)))
-    params, flops = (sum(row[column] for row in rows) for column in (2, 3))
+    total = ("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
     lines = [f"{'layer':7}{'output':>12}{'parameters':>13}{'FLOPs per image':>18}"]
-    return "\n".join(
-        lines
-        + [f"{a:7}{b:>12}{c:13,}{d:18,}" for a, b, c, d in [*rows, ("all", "", params, flops)]]
-    )
+    lines += [f"{a:7}{b:>12}{c:13,}{d:18,}" for a, b, c, d in [*rows, total]]
+    return "\n".join(lines)

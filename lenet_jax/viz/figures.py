@@ -209,9 +209,13 @@ def sweep(rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]
             same = [record for record in records if setting.items() <= record.items()]
             _band(loss, [record["loss_curve"] for record in same], colour)
     error.set(xscale="log", yscale="log", xlabel="learning rate", title="held-out error")
-    _show_percent(error.yaxis, loss.xaxis)
-    error.yaxis.set_minor_formatter(PercentFormatter(1))
-    error.tick_params(axis="y", which="minor", labelsize=7)
+    _show_percent(loss.xaxis)
+    low, high = error.get_ylim()
+    # Less than half a decade may hold only one of 1, 2 and 5.
+    several = LogLocator(subs=(1, 2, 5)) if high > 3 * low else MaxNLocator(6)
+    error.yaxis.set_major_locator(several)
+    error.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    error.yaxis.set_minor_formatter("")
     loss.set(yscale="log", xlabel="part of the training", title="training loss at the best rate")
     loss.set_ylim(top=1)
     loss.yaxis.set_major_formatter("{x:g}")

@@ -6,6 +6,7 @@ import pytest
 from tqdm import tqdm
 
 from lenet_jax import data
+from lenet_jax.core import population
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
 from lenet_jax.core.split import take
 from lenet_jax.run import folder, grid
@@ -32,6 +33,28 @@ def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
     assert [(part.optimizer, len(part.cells)) for part in slices] == [("sgd", 6), ("adam", 6)]
     assert slices[0].cells == tuple((rate, seed) for rate in (0.1, 0.2) for seed in range(3))
     assert max(len(part.cells) for part in grid.plan(grid.SweepSettings())) <= 8
+
+
+def test_a_slice_that_is_shorter_is_filled_up_and_compiles_nothing_again(digits, monkeypatch):
+    sizes, trained = [], []
+
+    def train(members, split, **settings):
+        sizes.append(len(members.seed))
+        settings["log_updates"](12.0)
+        return population.Population(
+            {}, {"loss": np.zeros((sizes[-1], 1))}, np.ones(sizes[-1], bool)
+        )
+
+    monkeypatch.setattr(population, "train", train)
+    monkeypatch.setattr(population, "predict", lambda *_, **__: np.zeros((sizes[-1], 239, 10)))
+    flags = {"optimizers": "sgd", "learning_rates": "0.1", "seeds": 7, "slice_size": 3, "epochs": 1}
+    settings = grid.resolve(grid.SweepSettings(**flags), digits)
+    shared, updates = grid.Shared(settings, None, digits.train), []
+    for part in grid.plan(settings):
+        trained += grid.train_slice(shared, part, updates.append)
+    assert sizes == [3, 3, 3]
+    assert [record["seed"] for record in trained] == list(range(7))
+    assert updates == [12, 12, 4]
 
 
 def test_the_default_grid_is_around_the_optimizers_own_rate():
@@ -161,6 +184,8 @@ def test_the_summary_is_numpys_mean_and_standard_deviation_and_the_best_of_each_
     ]
     rows = grid.summarise(records)
     assert [row["best"] for row in rows] == [False, True, False, True]
+    assert [row["at_edge"] for row in rows] == [True, False, True, False]  # adam has one rate
+    assert grid.standard_error(rows[0], 91) == pytest.approx(np.sqrt(0.0002 / 2 + 0.09 * 0.91 / 91))
     assert rows[0]["mean"] == pytest.approx(0.91)
     assert rows[0]["sd"] == pytest.approx(np.std([0.9, 0.92], ddof=1))
     assert rows[2]["mean"] is None
