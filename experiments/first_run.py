@@ -2,7 +2,7 @@
 
     python experiments/first_run.py
 
-Writes results/first_run.md: the lines about data, network and optimizer, and the last three. The
+Writes results/first_run.md: the lines about data, network and optimizer, and the last four. The
 command runs twice, each time in a new process and folder; the output is the second run's, which
 finds a filled compilation cache.
 """
@@ -32,7 +32,7 @@ def main() -> None:
             )
     lines = run.stdout.splitlines()
     head = [line for line in lines if line.startswith(SHOWN)]
-    text = "\n".join(["```", *head, "...", *lines[-3:], "```"])
+    text = "\n".join(["```", *head, "...", *lines[-4:], "```"])
     print(text)
     path("first_run.md").write_text(f"{text}\n")
 

@@ -1,7 +1,7 @@
 """LeNet in functional JAX: the network, its losses and optimizers, and one train step.
 
 The modules `augment`, `epoch`, `losses`, `ops` and `population` are those of `lenet_jax.core`.
-Importing this configures nothing. Commands: `python -m lenet_jax.train --help`.
+Importing this configures nothing. Commands: `lenet-jax --help`.
 """
 
 from lenet_jax import core, data

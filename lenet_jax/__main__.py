@@ -8,12 +8,12 @@ import lenet_jax
 from lenet_jax import cli
 
 COMMANDS = {  # by the name of their module
-    "predict": "reads the digits in pictures, with the package's network or your own",
+    "predict": "reads the digits in pictures, with or without a run",
     "train": "trains the network, or continues a run",
     "evaluate": "measures a run: accuracy, confusion, calibration",
     "report": "makes an HTML page of a run: curves, mistakes, filters",
-    "export": "takes a run to PyTorch, ONNX, StableHLO or a page to draw on",
-    "sweep": "compares optimizers and learning rates, many networks at once",
+    "export": "takes a run to PyTorch, ONNX, or a page to draw on",
+    "sweep": "compares optimizers and learning rates",
 }
 
 

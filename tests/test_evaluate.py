@@ -63,8 +63,9 @@ def test_the_table_shows_every_class_and_the_last_line_the_numbers(tiny_run, tmp
     assert [line.split()[:2] for line in lines[start : start + 10]] == [
         [str(i), str(sum(row))] for i, row in enumerate(result["confusion_matrix"])
     ]
-    assert lines[-1].startswith(f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} (")
-    assert lines[-1].endswith(f"written to {path / 'evaluation.json'}")
+    assert lines[-2].startswith(f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} (")
+    assert lines[-2].endswith(f"written to {path / 'evaluation.json'}")
+    assert lines[-1] == f"next: lenet-jax report --workdir={path}"
 
 
 def test_without_a_run_it_measures_the_packages_network(capsys):
@@ -99,7 +100,7 @@ def test_a_confusion_matrix_wider_than_a_screen_is_a_list_of_its_mistakes():
 def test_long_names_of_classes_are_cut_where_the_matrix_has_a_column_for_each():
     names = [f"{number} ankle boots" for number in range(10)]
     lines = table(names, np.arange(100).reshape(10, 10))
-    at = next(i for i, line in enumerate(lines) if line.startswith("predicted"))
+    at = next(i for i, line in enumerate(lines) if line.startswith(r"true \ predicted"))
     assert lines[at].split("boots")[0].count("ankl") == 10
     assert lines[at + 2].split() == ["1", "ankle", "boots", *map(str, range(10, 20))]
     assert max(map(len, lines)) <= 100
@@ -170,7 +171,8 @@ def test_the_numbers_go_where_output_says(tiny_run, tmp_path, capsys):
     before = sorted(tiny_run.iterdir())
     evaluate.main(["evaluate", f"--workdir={tiny_run}", f"--output={tmp_path / 'mine.json'}"])
     assert json.loads((tmp_path / "mine.json").read_text())["step"] == 44
-    assert capsys.readouterr().out.endswith(f"; written to {tmp_path / 'mine.json'}\n")
+    *_, last, _ = capsys.readouterr().out.splitlines()
+    assert last.endswith(f"; written to {tmp_path / 'mine.json'}")
     assert sorted(tiny_run.iterdir()) == before
 
 
@@ -203,10 +205,11 @@ def test_several_runs_are_measured_alone_and_together(tiny_run, tmp_path, capsys
     ]
     together = np.mean(probs, axis=0)
     accuracies = [np.mean(each.argmax(1) == digits.test.labels) for each in (*probs, together)]
-    assert [line.split(": accuracy ")[1].split("%")[0] for line in (*out[:2], out[-1])] == [
+    assert [line.split(": accuracy ")[1].split("%")[0] for line in (*out[:2], out[-2])] == [
         f"{100 * accuracy:.2f}" for accuracy in accuracies
     ]
-    assert out[-1].startswith("2 networks together: ")
+    assert out[-2].startswith("2 networks together: ")
+    assert out[-1] == f"next: lenet-jax report --workdir={tiny_run} --workdir={other}"
     written = json.loads(file.read_text())
     assert written["ensemble"]["accuracy"] == pytest.approx(accuracies[-1])
     likelihood = -np.mean(np.log(together[np.arange(360), digits.test.labels]))

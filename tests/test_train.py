@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from lenet_jax import cli, data, train
+from lenet_jax.core.model import LeNet, summary
 from lenet_jax.data.registry import INFO
 from lenet_jax.run import folder, log, loop
 from lenet_jax.run.settings import Settings
@@ -41,6 +43,41 @@ def test_the_command_trains_and_writes_its_config(tmp_path, capsys):
     assert config["settings"]["learning_rate"] == 2e-3  # resolved, not null
     assert config["data"]["name"] == "digits"
     assert config["versions"]["jax"] == jax.__version__
+
+
+def test_the_header_has_what_is_not_default_and_the_devices(tmp_path, capsys):
+    flags = ["--epochs=1", "--optimizer=nesterov", "--momentum=0.5", "--augment=1", "--keep=1"]
+    train.main(command("--dataset=digits", "--batch_size=256", *flags, f"--workdir={tmp_path}"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "device     cpu, 2 of them share each batch"  # see conftest.py
+    assert lines[4] == "flags      --augment=1.0 --momentum=0.5 --keep=1 --compilation_cache=False"
+    settings = loop.resolve(Settings(dataset="digits", learning_rate=3e-3, batch_size=32), DIGITS)
+    state = loop.create_state(settings, LeNet(), 1)
+    assert "flags" not in train.header(settings, DIGITS, state)
+    assert train.header(settings, DIGITS, state).startswith("device     cpu\n")
+
+
+def test_a_run_goes_on_with_its_own_data_and_other_settings_are_named_before_them(
+    tmp_path, capsys, monkeypatch
+):
+    data_dir, path = tmp_path / "idx", tmp_path / "run"
+    data_dir.mkdir()
+    write_idx(data_dir)
+    flags = ["--batch_size=2", f"--workdir={path}"]
+    train.main(command("--dataset=mnist", f"--data_dir={data_dir}", "--epochs=1", *flags))
+    capsys.readouterr()
+    train.main(command("--epochs=1", *flags))
+    assert "is already complete" in capsys.readouterr().out
+    shutil.rmtree(data_dir)
+    assert "--augment is 1.0 here but" in refused(capsys, "--augment=1", *flags)
+    assert f"--data_dir={data_dir}: cannot be read" in refused(capsys, *flags)
+
+
+def test_the_summary_is_of_the_data_sets_network_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train.main(command("--summary", "--dataset=cifar10"))
+    assert capsys.readouterr().out == f"{summary(LeNet(in_channels=3))}\n"
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_dataset_a_run_goes_on_with_its_own_and_else_it_is_chosen(tmp_path, monkeypatch):
@@ -180,8 +217,10 @@ def test_folders_whose_names_are_not_utf8_are_used(tmp_path):
     flags = ["--dataset=digits", f"--data_dir={strange}", f"--workdir={strange}", "--epochs=1"]
     argv = [sys.executable, "-m", "lenet_jax.train", *flags]
     said = [subprocess.check_output(argv, text=True).splitlines() for _ in range(2)]
-    assert {lines[-1] for lines in said} == {f"note: {INFO['digits'].advice}"}
-    lasts = [lines[-2] for lines in said]
+    assert {lines[-2] for lines in said} == {f"note: {INFO['digits'].advice}"}
+    next_line = f"next: lenet-jax report --workdir='{tmp_path}/a\\udcff' "
+    assert all(lines[-1].startswith(next_line) for lines in said)
+    lasts = [lines[-3] for lines in said]
     assert lasts[0].endswith(f"the run is in {tmp_path}/a\\udcff")
     assert lasts[1].startswith(f"the run in {tmp_path}/a\\udcff is already complete: test accuracy")
 

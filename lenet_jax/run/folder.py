@@ -26,7 +26,7 @@ import numpy as np
 import lenet_jax
 from lenet_jax import cli
 from lenet_jax.core.model import LeNet
-from lenet_jax.data import Dataset
+from lenet_jax.data import DATASETS, Dataset
 from lenet_jax.data.registry import INFO
 from lenet_jax.files import add_path_to_oserror, atomic_write, expand_user
 from lenet_jax.run.log import EVENTS, METRICS
@@ -99,7 +99,7 @@ def adopt_data(settings: S) -> S:
         if settings.dataset:  # what the run is, its checkpoints decide
             return settings
         raise
-    if not stored or (own := stored["data"].get("name")) not in INFO:
+    if not stored or (own := stored["data"].get("name")) not in DATASETS:
         return settings
     name = settings.dataset or own
     data_dir = stored["settings"].get("data_dir") if name == own else None

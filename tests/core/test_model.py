@@ -8,9 +8,10 @@ import pytest
 import scipy.stats
 
 from lenet_jax.core import ops
-from lenet_jax.core.model import LeNet, model_for
+from lenet_jax.core.model import LeNet, model_for, summary
 
 torch = pytest.importorskip("torch", reason="PyTorch, the judge, is not installed")
+from torch.utils.flop_counter import FlopCounterMode
 from tutorial_net import make_net, params_of, random_batch, to_torch
 
 FAN_IN = {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84}
@@ -19,6 +20,28 @@ FAN_IN = {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84}
 @partial(jax.jit, static_argnames="model")
 def init(key: jax.Array, model: LeNet) -> dict:
     return model.init(key, jnp.zeros((1, 32, 32, model.in_channels)))["params"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_summary_counts_as_pytorch_counts(channels):
+    net = make_net(0, torch.float32, 10, channels)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, channels, 32, 32))
+    model = LeNet(in_channels=channels)
+    lines = [line.replace(" x ", "x").split() for line in summary(model).splitlines()[1:]]
+    assert lines[-1][1:] == [
+        f"{sum(each.numel() for each in net.parameters()):,}",
+        f"{counter.get_total_flops():,}",
+    ]
+    _, seen = model.apply(
+        {"params": init(jax.random.key(0), model)},
+        jnp.zeros((1, 32, 32, channels)),
+        capture_intermediates=True,
+    )
+    shapes = {name: seen["intermediates"][name]["__call__"][0].shape[1:] for name in FAN_IN}
+    assert {line[0]: line[1] for line in lines[:-1]} == {
+        name: "x".join(map(str, shape)) for name, shape in shapes.items()
+    }
 
 
 def test_ten_arrays_and_61706_numbers_in_a_plain_dict():

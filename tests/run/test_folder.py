@@ -67,14 +67,45 @@ def config(**changes: object) -> dict:
 def test_a_home_that_is_not_there_is_one_sentence():
     for call in (
         lambda: folder.create("~nosuchuser/x", "name"),
-        lambda: folder.resolve_dataset_name(Settings(workdir="~nosuchuser/x")),
+        lambda: folder.adopt_data(Settings(workdir="~nosuchuser/x")),
     ):
         with pytest.raises(ValueError, match=r"^--workdir=~nosuchuser/x: there is no such home"):
             call()
 
 
 def test_a_place_that_cannot_be_read_chooses_no_data_and_is_left_to_create():
-    assert folder.resolve_dataset_name(Settings(workdir="/dev/null/run")) is None
+    settings = Settings(workdir="/dev/null/run")
+    assert folder.adopt_data(settings) == settings
+
+
+def test_a_run_that_goes_on_has_its_data_from_where_they_were(tmp_path):
+    folder.write_config(tmp_path, config(data_dir="/where/it/was"))
+    asked = Settings(workdir=str(tmp_path), learning_rate=1e-3)
+    adopted = folder.adopt_data(asked)
+    assert (adopted.dataset, adopted.data_dir) == ("digits", "/where/it/was")
+    moved = folder.adopt_data(dataclasses.replace(asked, data_dir="here"))
+    assert (moved.dataset, moved.data_dir) == ("digits", "here")
+    anew = dataclasses.replace(asked, resume=False)
+    assert folder.adopt_data(anew) == anew
+
+
+def test_other_settings_are_refused_before_there_are_data(tmp_path):
+    folder.write_config(tmp_path, config())
+    for changed in ({"seed": 1}, {"dataset": "mnist"}):
+        (name,) = changed
+        asked = Settings(workdir=str(tmp_path), learning_rate=1e-3)
+        with pytest.raises(ValueError, match=rf"^--{name} is .* here but the run in .* used"):
+            folder.adopt_data(dataclasses.replace(asked, **changed))
+    with pytest.raises(ValueError, match="holds a run of train, and this is sweep"):
+        folder.adopt_data(SweepSettings(workdir=str(tmp_path)))
+
+
+def test_a_damaged_config_is_refused_unless_the_data_set_is_named(tmp_path):
+    (tmp_path / folder.CONFIG).write_text("torn")
+    named = Settings(workdir=str(tmp_path), dataset="digits")
+    assert folder.adopt_data(named) == named  # a checkpoint decides what the run is
+    with pytest.raises(ValueError, match=r"is not the config\.json of a run"):
+        folder.adopt_data(Settings(workdir=str(tmp_path)))
 
 
 # --- one process at a time ---
@@ -238,6 +269,7 @@ FREE = {
     "epochs": 9,
     "resume": False,
     "keep": 1,
+    "summary": True,
     "checkpoint_every_steps": 7,
     "compilation_cache": False,
 }
