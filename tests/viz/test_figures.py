@@ -154,3 +154,23 @@ def test_a_mistake_says_what_was_predicted_and_what_is_true():
     probs = np.array([[0.1, 0.7, 0.2] + [0] * 7])
     axes = figures.mistakes(np.zeros((1, 32, 32)), np.array([2]), probs, DIGITS).axes[0]
     assert (axes.get_title(), axes.get_xlabel()) == ("1  70.0%", "true 2  20.0%")
+
+
+@pytest.mark.parametrize("errors", [(0.011, 0.0115), (0.02, 0.026), (0.008, 0.13), (0.002, 0.9)])
+def test_the_labels_of_a_sweeps_errors_are_several_and_do_not_overlap(errors):
+    row = {"optimizer": "sgd", "sd": 0.0, "best": False}
+    rows = [row | {"learning_rate": rate, "mean": 1 - rate} for rate in errors]
+    figure = figures.sweep(rows, [])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    # As drawn: the labels of both kinds of ticks.
+    shown = [
+        tick.label1
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    ]
+    spans = sorted((box.y0, box.y1) for box in (label.get_window_extent() for label in shown))
+    assert len(spans) >= 2
+    assert all(below[1] < above[0] for below, above in itertools.pairwise(spans))
