@@ -49,7 +49,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def format_verdict(rows: Sequence[Row], held_out: int) -> str:
-    """The settings that diverged, the best one, and whether it is told apart from the others."""
+    """The settings that diverged, those that may be as good as the best, and the best."""
     lost = [name_of(row) for row in rows if row["mean"] is None]
     ranked = [row for row in rows if row["mean"] is not None]
     best, *others = sorted(ranked, key=lambda row: -row["mean"])
@@ -57,14 +57,14 @@ def format_verdict(rows: Sequence[Row], held_out: int) -> str:
     close = [row for row in others if best["mean"] - row["mean"] <= margin(row)]
     lines = [f"diverged: {', '.join(lost)}"] if lost else []
     if others:
-        following = f"{name_of(others[0])}, {others[0]['mean']:.2%}"
+        following = f"{name_of(others[0])} ({others[0]['mean']:.2%})"
         more = f" and {len(close) - 1} more" if len(close) > 1 else ""
         lines.append(
-            f"not told apart from the best (two standard errors): {following}{more}"
+            f"within two standard errors of the best: {following}{more}"
             if close
-            else f"told apart from the best (two standard errors): the next, {following}"
+            else f"the next, {following}, is worse by more than two standard errors"
         )
-    edge = "; at the edge of the grid, so try further rates" if best["at_edge"] else ""
+    edge = "; at the edge of the grid: try rates beyond it" if best["at_edge"] else ""
     lines.append(f"best: {name_of(best)}, {best['mean']:.2%} of {held_out:,} held-out images{edge}")
     return "\n".join(lines)
 

@@ -37,9 +37,9 @@ SHOWN = {  # the settings with a place of their own in the header, and those of 
 def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
     """The devices, the data, the network and the settings of a resolved run."""
     device, size = jax.devices()[0], count_params(state.params)
-    kind = dict.fromkeys((device.platform, device.device_kind))  # a CPU is of the kind "cpu"
+    kind = f" ({device.device_kind})" if device.device_kind != device.platform else ""
     count = make_batch_mesh(settings.batch_size).size
-    shared = f", {count} of them share each batch" if count > 1 else ""
+    shared = f", {count} devices share each batch" if count > 1 else ""
     others = [
         f"--{field.name}={value}"
         for field in dataclasses.fields(settings)
@@ -47,7 +47,7 @@ def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
     ]
     start = "" if settings.init_from is None else f", initialised from {settings.init_from}"
     return (
-        f"device     {', '.join(kind)}{shared}\n"
+        f"device     {device.platform}{kind}{shared}\n"
         f"data       {dataset.name}, {len(dataset.train.labels):,} training and "
         f"{len(dataset.test.labels):,} test images from {dataset.source}\n"
         f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}\n"

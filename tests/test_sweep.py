@@ -46,14 +46,14 @@ def test_the_best_is_told_apart_by_two_standard_errors_of_seeds_and_held_out_ima
     # sqrt(0.002 ** 2 / 4 + 0.98 * 0.02 / 10,000) is 0.0017, so two of a difference are 0.0048.
     apart = sweep.format_verdict(rows_of(0.98, 0.974), 10_000).splitlines()
     assert apart == [
-        "told apart from the best (two standard errors): the next, sgd at 0.5, 97.40%",
+        "the next, sgd at 0.5 (97.40%), is worse by more than two standard errors",
         "best: sgd at 1, 98.00% of 10,000 held-out images",
     ]
     close, _ = sweep.format_verdict(rows_of(0.98, 0.977, 0.976, 0.9), 10_000).splitlines()
-    said = "not told apart from the best (two standard errors): sgd at 0.5, 97.70% and 1 more"
+    said = "within two standard errors of the best: sgd at 0.5 (97.70%) and 1 more"
     assert close == said
     few, _ = sweep.format_verdict(rows_of(0.98, 0.974), 239).splitlines()
-    assert few.startswith("not told apart")
+    assert few.startswith("within ")
 
 
 def test_what_diverged_is_named_and_one_setting_is_compared_with_none():
@@ -134,7 +134,7 @@ def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swe
     lines = ended.stdout.splitlines()
     assert lines[0].startswith("digits, 8 networks of 1 epochs in 2 slices; ")
     assert lines[-2].startswith("best: adam at 0.001, ")
-    assert lines[-2].endswith(f"at the edge of the grid, so try further rates; {path}/sweep.png")
+    assert lines[-2].endswith(f"at the edge of the grid: try rates beyond it; {path}/sweep.png")
     flags = "--optimizer=adam --learning_rate=0.001 --dataset=digits --epochs=1"
     assert lines[-1] == f"next: lenet-jax train {flags}"
     assert "sgd: 8 of 8 networks are trained\n" in ended.stdout  # also where there is no bar

@@ -49,7 +49,7 @@ def test_the_header_has_what_is_not_default_and_the_devices(tmp_path, capsys):
     flags = ["--epochs=1", "--optimizer=nesterov", "--momentum=0.5", "--augment=1", "--keep=1"]
     train.main(command("--dataset=digits", "--batch_size=256", *flags, f"--workdir={tmp_path}"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "device     cpu, 2 of them share each batch"  # see conftest.py
+    assert lines[0] == "device     cpu, 2 devices share each batch"  # see conftest.py
     assert lines[4] == "flags      --augment=1.0 --momentum=0.5 --keep=1 --compilation_cache=False"
     settings = loop.resolve(Settings(dataset="digits", learning_rate=3e-3, batch_size=32), DIGITS)
     state = loop.create_state(settings, LeNet(), 1)

@@ -102,11 +102,13 @@ def adopt_data(settings: S) -> S:
     if not stored or (own := stored["data"].get("name")) not in DATASETS:
         return settings
     name = settings.dataset or own
-    data_dir = stored["settings"].get("data_dir") if name == own else None
+    data_dir = settings.data_dir
+    if data_dir is None and name == own:
+        data_dir = stored["settings"].get("data_dir")
     settings = dataclasses.replace(
         settings,
         dataset=name,
-        data_dir=settings.data_dir or data_dir,
+        data_dir=data_dir,
         epochs=settings.epochs or INFO[name].default_epochs,
     )
     require_same_settings(path, settings, stored)
