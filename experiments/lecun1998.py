@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from _recipes import BATCH_SIZE, Recipe, train
 from _results import write_json, write_markdown
+from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
 from lenet_jax import cli, data
@@ -61,7 +62,8 @@ def search(mnist: data.Dataset, folder: Path) -> None:
     rows, teachers = [], None
     with tqdm(total=count, unit="update", disable=None) as bar:
         for recipes, seeds in groups:
-            params, seconds = train(recipes, seeds, rest, folder, bar, teachers)
+            taught = teachers if recipes[0].teacher else None
+            params, seconds = train(recipes, seeds, rest, folder, bar, taught)
             teachers = params if teachers is None else teachers  # those of the first group
             logits, shifted = logits_of(params, held_out)  # [recipes * seeds, M, 10]
             for i, recipe in enumerate(recipes):
@@ -69,15 +71,16 @@ def search(mnist: data.Dataset, folder: Path) -> None:
                 alone = [measure(one, held_out.labels)["error"] for one in logits[own]]
                 averaged = [measure(one, held_out.labels)["error"] for one in shifted[own]]
                 together = measure(population.ensemble(logits[own]), held_out.labels)["error"]
+                scale = np.mean([temperature(one, held_out.labels) for one in logits[own]])
                 rows.append(
                     {**recipe._asdict(), "errors": alone, "errors_over_shifts": averaged}
-                    | {"together": together, "seconds": seconds}
+                    | {"together": together, "temperature": float(scale), "seconds": seconds}
                 )
     write_json("lecun1998_search", {"rows": rows})
     lines = [
         "| distortions | epochs | learning rate | weight decay | smoothing | teachers | SAM | "
-        "average | held-out error, % | n | together | over shifts | seconds |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|",
+        "average | held-out error, % | n | together | over shifts | temperature | seconds |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(rows, key=lambda row: (row["distortions"] > 0, np.mean(row["errors"]))):
         fields = [row[name] for name in Recipe._fields]
@@ -85,6 +88,7 @@ def search(mnist: data.Dataset, folder: Path) -> None:
         mean, sd = np.mean(row["errors"]), np.std(row["errors"], ddof=1)
         cells = [distortions, epochs, *numbers, f"**{mean:.3f}** ± {sd:.3f}", len(row["errors"])]
         cells += [f"{row['together']:.2f}", f"{np.mean(row['errors_over_shifts']):.3f}"]
+        cells.append(f"{row['temperature']:.2f}")
         lines.append(f"| {' | '.join(map(str, cells))} | {row['seconds']:.0f} |")
     write_markdown("lecun1998_search", "\n".join(lines))
     print("\n".join(lines))
@@ -143,6 +147,12 @@ def logits_of(params: Any, split: Split) -> tuple[jax.Array, jax.Array]:
     logits = [population.predict(params, split._replace(images=copy)) for copy in moved]
     over_shifts = [population.ensemble(jnp.stack(copies)) for copies in zip(*logits, strict=True)]
     return logits[0], jnp.stack(over_shifts)
+
+
+def temperature(logits: jax.Array, labels: jax.Array) -> float:
+    """The number that divides the logits [M, 10] for the best log-likelihood (arXiv 1706.04599)."""
+    loss = lambda number: float(losses.cross_entropy(logits / number, labels))
+    return minimize_scalar(loss, bounds=(0.2, 2), method="bounded").x
 
 
 def measure(logits: jax.Array, labels: jax.Array) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
     python experiments/site.py --output=build/site
 
-Its front is the page to draw on. Beside it are the report of the same network, the repository's
-pages (README, tutorial, recipes, results, ...), and the reference, made by pdoc. The workflow
-.github/workflows/pages.yml publishes it.
+Its front is the page to draw on, with the package's network. Beside it are the report of a run on
+MNIST, the repository's pages (README, tutorial, recipes, results, ...), and the reference, made by
+pdoc. The workflow .github/workflows/pages.yml publishes it.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from string import Template
 
+import _mnist
 import pdoc
 import pygments
 from markdown_it import MarkdownIt
@@ -45,21 +46,25 @@ FORMATTER = HtmlFormatter(nowrap=True)
 LIGHT, DARK = "default", "github-dark"  # of code; styles of pygments
 
 
-def network(folder: Path) -> tuple[trained.TrainedRun, data.Dataset]:
-    """The network of the front and of the report, with the images that test it."""
+def train(dataset: data.Dataset, folder: Path) -> trained.TrainedRun:
+    """The run of which the report tells."""
     folder.mkdir(parents=True)
-    digits = data.load("digits")
-    settings = loop.resolve(Settings(dataset="digits", workdir=str(folder)), digits)
-    loop.fit(settings, digits, folder, lambda line: None)
-    return trained.load(folder), digits
+    settings = Settings(dataset=dataset.name, optimizer="adam", workdir=str(folder))
+    loop.fit(loop.resolve(settings, dataset), dataset, folder, lambda line: None)
+    return trained.load(folder)
 
 
-def build(output: Path, run: trained.TrainedRun, dataset: data.Dataset) -> None:
-    """Writes the site into the folder `output`, which it makes; files of a name are replaced."""
+def build(
+    output: Path, network: trained.TrainedRun, run: trained.TrainedRun, dataset: data.Dataset
+) -> None:
+    """Writes the site into the folder `output`, which it makes; files of a name are replaced.
+
+    `network` is on the front; the report is of `run` and the test images of `dataset`.
+    """
     output.mkdir(parents=True, exist_ok=True)
     prose = (PARTS / "style.css").read_text()
     (output / "style.css").write_text(f"{code_style()}\n{NAV_STYLE}\n{prose}")
-    draw = export.web_page(run).decode()
+    draw = export.web_page(network).decode()
     (output / "index.html").write_text(with_nav(draw, "index.html", NAV_STYLE))
     logits = predict_logits(run, dataset.test.images)
     result = measure_run(run, dataset, logits)
@@ -161,7 +166,9 @@ def main() -> None:
     cli.start_jax()
     # In a folder of its own, so that the report names no path of this machine.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        build(output, *network(Path("runs/digits")))
+        network = trained.load_network(trained.NetworkSettings(), lambda line: None)
+        mnist = _mnist.load()
+        build(output, network, train(mnist, Path("runs/mnist")), mnist)
     print(f"the site is {output / 'index.html'}")
 
 

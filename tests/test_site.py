@@ -38,7 +38,8 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tiny_run, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("site") / "made"
-    SITE["build"](output, trained.load(tiny_run), data.load("digits"))
+    run = trained.load(tiny_run)
+    SITE["build"](output, run, run, data.load("digits"))
     return output
 
 
