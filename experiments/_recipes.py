@@ -39,10 +39,12 @@ class Recipe(NamedTuple):
     teacher: float = 0.0  # the share of the teachers' mean probabilities in the target
     sam: float = 0.0  # radius of sharpness-aware minimisation
     ema: float = 0.0  # decay of the exponential average of the weights, which counts at the end
+    elastic: float = 0.0  # pixels of elastic bending instead of the standard's
 
     def structure(self) -> tuple:
         """What recipes must have in common to be trained by one compiled function."""
-        return self.epochs, self.distortions, self.teacher > 0, self.sam > 0, self.ema > 0
+        additions = self.teacher > 0, self.sam > 0, self.ema > 0
+        return self.epochs, self.distortions, self.elastic, additions
 
 
 def train(
@@ -95,14 +97,14 @@ def _train_slice(part: list[tuple], split: Split, file: Path, bar: tqdm, teacher
         numbers={name: column(name) for name in ("label_smoothing", "teacher", "sam", "ema")},
     )
     (structure,) = {recipe.structure() for recipe in recipes}
-    epochs, distortions, *additions = structure
+    epochs, distortions, elastic, additions = structure
     steps = epochs * (len(split.labels) // BATCH_SIZE)
     make = partial(
         _make,
         schedule=make_schedule("onecycle", steps),
         steps=steps,
-        distortions=distortions,
-        additions=tuple(additions),
+        distorted=_distortions(distortions, elastic),
+        additions=additions,
         teachers=teachers,
         mean=split.mean,
         std=split.std,
@@ -130,12 +132,19 @@ def _train_slice(part: list[tuple], split: Split, file: Path, bar: tqdm, teacher
     unfinished.rename(file)
 
 
+def _distortions(amount: float, elastic: float) -> augment.AugmentConfig | None:
+    if not amount:
+        return None
+    config = augment.augment_config(amount)
+    return config._replace(elastic=elastic) if elastic else config
+
+
 def _make(
     member: MemberConfig,
     *,
     schedule: Schedule,
     steps: int,
-    distortions: float,
+    distorted: augment.AugmentConfig | None,
     additions: tuple[bool, ...],
     teachers: Any,
     mean: float,
@@ -150,8 +159,8 @@ def _make(
         tx = averaged(tx, numbers["ema"], steps)
 
     def prepare(key: jax.Array, images: jax.Array, labels: jax.Array) -> Batch:
-        if distortions:
-            images = augment.augment(key, images, augment.augment_config(distortions))
+        if distorted is not None:
+            images = augment.augment(key, images, distorted)
         images = normalize(images, mean, std)
         target = optax.smooth_labels(jax.nn.one_hot(labels, 10), numbers["label_smoothing"])
         if teach:  # [T, B, 10], once for all members, because neither images nor key is batched
