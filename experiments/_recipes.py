@@ -53,12 +53,16 @@ def train(
     split: Split,
     folder: Path,
     bar: tqdm,
+    *,
     teachers: Any = None,
+    own_orders: bool = False,
 ) -> tuple[Any, float]:
     """Networks of recipes with one structure: each recipe with the seeds 0 to `seeds` - 1.
 
-    The networks of a slice, at most SLICE, see the same batches in the same order, so that they
-    share one augmented batch and what the teachers say of it.
+    With `own_orders` each network sees its own batches, as in a run of its own. Otherwise the
+    networks of a slice, at most SLICE, share one augmented batch and what the teachers say of it:
+    this is faster, but they are less independent. Delete `folder` when the code changes what it
+    trains: a slice's name tells only its recipes, its images and its teachers.
 
     Returns:
       The parameters, leaves [recipes * seeds, ...], and the processor seconds of one network.
@@ -68,14 +72,15 @@ def train(
     parts = []
     for rows in np.array_split(np.arange(len(cells)), count):  # equal sizes: each size compiles
         part = [cells[row] for row in rows]
-        digest = hashlib.sha256(json.dumps([part, BATCH_SIZE, augment.STANDARD]).encode())
+        facts = [part, BATCH_SIZE, augment.STANDARD] + ["own orders"] * own_orders
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for array in (split.images, *jax.tree.leaves(teachers)):
             digest.update(np.asarray(array).tobytes())
         file = folder / f"{digest.hexdigest()[:16]}.npz"
         if file.exists():
             bar.update(len(part) * part[0][0].epochs * (len(split.labels) // BATCH_SIZE))
         else:
-            _train_slice(part, split, file, bar, teachers)
+            _train_slice(part, split, file, bar, teachers, own_orders)
         with np.load(file) as stored:
             parts.append(dict(stored))
     seconds = float(np.mean([part.pop("seconds") for part in parts]))
@@ -86,12 +91,14 @@ def train(
     return params, seconds
 
 
-def _train_slice(part: list[tuple], split: Split, file: Path, bar: tqdm, teachers: Any) -> None:
+def _train_slice(
+    part: list[tuple], split: Split, file: Path, bar: tqdm, teachers: Any, own_orders: bool
+) -> None:
     recipes, seeds = zip(*part, strict=True)
     column = lambda name: np.array([getattr(recipe, name) for recipe in recipes], np.float32)
     members = MemberConfig(
         seed=np.array(seeds),
-        order_seed=seeds[0],
+        order_seed=np.array(seeds) if own_orders else seeds[0],
         learning_rate=column("learning_rate"),
         optimizer_settings={"weight_decay": column("weight_decay")},
         numbers={name: column(name) for name in ("label_smoothing", "teacher", "sam", "ema")},

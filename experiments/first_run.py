@@ -30,7 +30,7 @@ def main() -> None:
                 text=True,
                 check=True,
             )
-    lines = run.stdout.splitlines()
+    lines = run.stdout.replace(f"{folder}/", "").splitlines()
     head = [line for line in lines if line.startswith(SHOWN)]
     text = "\n".join(["```", f"$ lenet-jax {' '.join(FLAGS)}", *head, "...", *lines[-3:], "```"])
     print(text)

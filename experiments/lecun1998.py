@@ -63,7 +63,7 @@ def search(mnist: data.Dataset, folder: Path) -> None:
     with tqdm(total=count, unit="update", disable=None) as bar:
         for recipes, seeds in groups:
             taught = teachers if recipes[0].teacher else None
-            params, seconds = train(recipes, seeds, rest, folder, bar, taught)
+            params, seconds = train(recipes, seeds, rest, folder, bar, teachers=taught)
             teachers = params if teachers is None else teachers  # those of the first group
             logits, shifted = logits_of(params, held_out)  # [recipes * seeds, M, 10]
             for i, recipe in enumerate(recipes):
@@ -95,19 +95,18 @@ def search(mnist: data.Dataset, folder: Path) -> None:
 
 
 def table(mnist: data.Dataset, folder: Path) -> None:
-    plan = {"plain": (PLAIN, RUNS), "teachers": (TEACHER, TEACHERS), "distorted": (DISTORTED, RUNS)}
-    updates = sum(recipe.epochs * runs for recipe, runs in plan.values())
-    count = updates * (len(mnist.train.labels) // BATCH_SIZE)
-    trained: dict[str, tuple[Any, float]] = {}
+    recipes = {"plain": PLAIN, "distorted": DISTORTED}
+    steps = len(mnist.train.labels) // BATCH_SIZE
+    count = RUNS * steps * sum(recipe.epochs for recipe in recipes.values())
     with tqdm(total=count, unit="update", disable=None) as bar:
-        for name, (recipe, runs) in plan.items():
-            teachers = trained["teachers"][0] if recipe.teacher else None
-            trained[name] = train([recipe], runs, mnist.train, folder, bar, teachers)
+        trained = {
+            name: train([recipe], RUNS, mnist.train, folder, bar, own_orders=True)
+            for name, recipe in recipes.items()
+        }
     # This script reads the test images only here, once for each row of the table.
     labels = jnp.asarray(mnist.test.labels)
     rows = []
-    for name in ("plain", "distorted"):
-        (recipe, _), (params, seconds) = plan[name], trained[name]
+    for name, (params, seconds) in trained.items():
         for suffix, logits in zip(
             ("", ", over shifts"), logits_of(params, mnist.test), strict=True
         ):
@@ -115,10 +114,9 @@ def table(mnist: data.Dataset, folder: Path) -> None:
                 groups = [logits[i : i + count] for i in range(0, RUNS - count + 1, count)]
                 runs = [measure(population.ensemble(group), labels) for group in groups]
                 title = f"{name}, {f'{count} networks' if count > 1 else 'one network'}{suffix}"
-                rows.append(summary(title, runs, recipe.epochs, count * seconds))
-    recipes = {"plain": PLAIN, "teachers": TEACHER, "distorted": DISTORTED}
-    recipes = {name: recipe._asdict() for name, recipe in recipes.items()}
-    write_json("lecun1998", {"recipes": recipes, "rows": rows})
+                rows.append(summary(title, runs, recipes[name].epochs, count * seconds))
+    given = {name: recipe._asdict() for name, recipe in recipes.items()}
+    write_json("lecun1998", {"recipes": given, "rows": rows})
     lines = [
         "| network | test error, % | runs | log-likelihood | calibration error, % | epochs | "
         "processor minutes |",
