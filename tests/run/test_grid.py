@@ -50,12 +50,8 @@ def test_a_slice_that_is_shorter_is_filled_up_which_its_records_and_updates_do_n
     records, updates = {}, {}
     for slice_size in (2, 1):
         settings = grid.resolve(grid.SweepSettings(**flags, slice_size=slice_size), digits)
-        shared, last, new = (
-            grid.Shared(settings, LeNet(), digits.train),
-            grid.plan(settings)[-1],
-            [],
-        )
-        records[slice_size] = grid.train_slice(shared, last, new.append)
+        shared, new = grid.Shared(settings, LeNet(), digits.train), []
+        records[slice_size] = grid.train_slice(shared, grid.plan(settings)[-1], new.append)
         updates[slice_size] = sum(new)
     assert sizes == [2, 1]  # the size of the slices before it, so that nothing compiles again
     assert [record["seed"] for record in records[2]] == [2]
