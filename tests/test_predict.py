@@ -1,9 +1,9 @@
 """The command from outside."""
 
 import json
-import types
 import os
 import re
+import types
 
 import drawn_digits
 import numpy as np

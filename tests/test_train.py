@@ -80,11 +80,11 @@ def test_the_summary_is_of_the_data_sets_network_and_trains_nothing(tmp_path, ca
         f"LeNet for 10 classes and 3 channels (cifar10)\n{summary(LeNet(in_channels=3))}\n"
     )
     assert not any(tmp_path.iterdir())
-    stop(tmp_path / "run")
-    config = folder.read_config(tmp_path / "run")
+    stop(tmp_path)
+    config = folder.read_config(tmp_path)
     config["settings"]["dataset"] = config["data"]["name"] = "emnist_letters"
-    folder.write_config(tmp_path / "run", config)
-    train.main(command("--summary", "--batch_size=256", "--learning_rate=3e-3", "--workdir=run"))
+    folder.write_config(tmp_path, config)
+    train.main(command("--summary", "--batch_size=256", "--learning_rate=3e-3", "--workdir=."))
     assert capsys.readouterr().out.startswith("LeNet for 26 classes and 1 channel (emnist_letters)")
 
 
