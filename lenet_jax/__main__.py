@@ -10,9 +10,9 @@ from lenet_jax import cli
 COMMANDS = {  # by the name of their module
     "predict": "reads the digits in pictures, with or without a run",
     "train": "trains the network, or continues a run",
-    "evaluate": "measures a run: accuracy, confusion, calibration",
+    "evaluate": "measures a network: accuracy, confusion, calibration",
     "report": "makes an HTML page of a run: curves, mistakes, filters",
-    "export": "takes a run to PyTorch, ONNX, or a page to draw on",
+    "export": "takes a network to PyTorch, ONNX, or a page to draw on",
     "sweep": "compares optimizers and learning rates",
 }
 

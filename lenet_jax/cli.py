@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import importlib
 import math
 import os
 import signal
@@ -161,6 +160,14 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
     return tqdm(*args, leave=False, disable=None, **kwargs)
 
 
+def count(number: int, noun: str) -> str:
+    """
+    >>> count(1, "epoch"), count(5, "epoch")
+    ('1 epoch', '5 epochs')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 @contextlib.contextmanager
 def shown_while(text: str, log: Log) -> Iterator[None]:
     """Shows `text` while its block runs: on a terminal until the block ends, else as a line."""
@@ -297,7 +304,8 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
     except (flags.Error, ValueError, OSError) as error:  # OSError: --flagfile names no file
         fail(f"{error} (--help lists the flags)")
     _require_one_task()
-    importlib.import_module("tqdm")  # without the extra a command ends before it writes anything
+    import tqdm  # noqa: F401  without the extra a command ends before it writes anything
+
     return settings
 
 

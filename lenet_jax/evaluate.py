@@ -9,9 +9,9 @@
 The test images belong to the run's own data set unless --dataset names another one. Their pixels
 are normalised as in training. The command prints a table and writes the same numbers to --output:
 by default evaluation.json in the run's folder, or evaluation-<data set>.json for other images than
-the run's own. Without --workdir it measures the package's network and writes nothing by default. Of
-several runs it measures the ensemble too, whose probabilities are the mean of theirs, and writes
-nothing by default.
+the run's own. Without --workdir and --init_from it measures the package's network. Of several runs
+it measures the ensemble too, whose probabilities are the mean of theirs. Without --workdir, and of
+several runs, it writes nothing by default.
 """
 
 import dataclasses

@@ -110,7 +110,8 @@ def main(argv: Sequence[str]) -> None:
         cli.fail(error, 1, "; name another folder with --output")
     print(f"{summary_line(result)}; the report is {file}")
     run = shlex.quote(settings.workdir[0])
-    print(f"next: lenet-jax export --workdir={run} --format=html")
+    kind = "html" if runs[0].config["data"]["channels"] == 1 else "onnx"
+    print(f"next: lenet-jax export --workdir={run} --format={kind}")
 
 
 if __name__ == "__main__":

@@ -48,15 +48,22 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def rank(rows: Sequence[Row]) -> list[Row]:
+    """The rows that did not diverge, the best first."""
+    return sorted((row for row in rows if row["mean"] is not None), key=lambda row: -row["mean"])
+
+
 def format_verdict(rows: Sequence[Row], held_out: int) -> str:
     """The settings that diverged, those that may be as good as the best, and the best."""
     lost = [name_of(row) for row in rows if row["mean"] is None]
-    ranked = [row for row in rows if row["mean"] is not None]
-    best, *others = sorted(ranked, key=lambda row: -row["mean"])
-    margin = lambda row: 2 * math.hypot(*(standard_error(each, held_out) for each in (best, row)))
-    close = [row for row in others if best["mean"] - row["mean"] <= margin(row)]
+    best, *others = rank(rows)
     lines = [f"diverged: {', '.join(lost)}"] if lost else []
-    if others:
+    if others and best["seeds"] == 1:
+        lines.append("one seed per setting: the differences between seeds are unknown")
+    elif others:
+        error = lambda row: standard_error(row, held_out)
+        margin = lambda row: 2 * math.hypot(error(best), error(row))
+        close = [row for row in others if best["mean"] - row["mean"] <= margin(row)]
         following = f"{name_of(others[0])} ({others[0]['mean']:.2%})"
         more = f" and {len(close) - 1} more" if len(close) > 1 else ""
         lines.append(
@@ -96,11 +103,17 @@ def write_results(records: Sequence[dict[str, Any]], path: Path) -> list[dict[st
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(SweepSettings, argv, __doc__)
-    import matplotlib  # noqa: F401  here, so that a sweep without it does not train first
+    # Here, so that a sweep without them does not begin.
+    import matplotlib  # noqa: F401
+
+    if settings.scheduler is not None or settings.workers:
+        import distributed  # noqa: F401
 
     cli.start_jax(cores_are_devices=True)
     with cli.exit_on_error(stopped="stopped before training began"):
-        settings = folder.adopt_data(settings)
+        if settings.scheduler is not None:
+            cluster.find_scheduler(settings.scheduler)
+        settings = folder.adopt_stored(settings)
         dataset = data.load(settings.dataset, settings.data_dir, print)
         settings = resolve(settings, dataset)
         path = folder.create(settings.workdir, f"sweep-{dataset.name}")
@@ -111,8 +124,9 @@ def main(argv: Sequence[str]) -> None:
         slices = plan(settings)
         networks = sum(len(part.cells) for part in slices)
         print(
-            f"{dataset.name}, {networks} networks of {settings.epochs} epochs in {len(slices)} "
-            f"slices; the first of each optimizer compiles; results in {path}",
+            f"{dataset.name}, {cli.count(networks, 'network')} of "
+            f"{cli.count(settings.epochs, 'epoch')} in {cli.count(len(slices), 'slice')}; "
+            f"results in {path}",
             flush=True,
         )
         where = cluster.connect(settings.scheduler, settings.workers, cli.print_line)
@@ -123,12 +137,11 @@ def main(argv: Sequence[str]) -> None:
             cli.fail(f"{error}: {again}", 1)
         rows = write_results(records, path)
     print(format_table(rows))
-    best = max((row for row in rows if row["best"]), key=lambda row: row["mean"], default=None)
-    if best is None:
+    if not (ranked := rank(rows)):
         cli.fail("every setting diverged: try smaller --learning_rates", 1)
     held_out, _ = split_indices(len(dataset.train.labels))
     print(f"{format_verdict(rows, len(held_out))}; {path / 'sweep.png'}")
-    print(f"next: {train_command(settings, best)}")
+    print(f"next: {train_command(settings, ranked[0])}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from lenet_jax.core.model import LeNet, count_params, sizes, summary
 from lenet_jax.core.sharding import make_batch_mesh
 from lenet_jax.core.step import TrainState
 from lenet_jax.data.registry import INFO
+from lenet_jax.files import expand_user
+from lenet_jax.interop import pytorch
 from lenet_jax.run import folder, loop
 from lenet_jax.run.settings import Settings
 
@@ -53,16 +55,19 @@ def header(settings: Settings, dataset: data.Dataset, state: TrainState) -> str:
         f"network    LeNet for {sizes(state.model)}, {size:,} parameters{start}\n"
         f"optimizer  {settings.optimizer}, learning rate {settings.learning_rate:g} "
         f"({settings.schedule}), loss {settings.loss}, batch {settings.batch_size}, "
-        f"{settings.epochs} epochs, seed {settings.seed}"
+        f"{cli.count(settings.epochs, 'epoch')}, seed {settings.seed}"
     ) + (f"\nflags      {' '.join(others)}" if others else "")
 
 
 def main(argv: Sequence[str]) -> None:
     settings = cli.parse(Settings, argv, __doc__)
-    known = INFO[settings.dataset or "mnist"]  # a user's own files may have more classes
+    with cli.exit_on_error():
+        settings = folder.adopt_stored(loop.resolve_learning_rate(settings))
+    name = settings.dataset or "mnist"
+    known = INFO[name]  # a user's own files may have more classes
     model = LeNet(len(known.classes), np.size(known.mean))
     if settings.summary:
-        print(summary(model))
+        print(f"LeNet for {sizes(model)} ({name})\n{summary(model)}")
         return
     cli.start_jax(cache=settings.compilation_cache, cores_are_devices=True)
     with contextlib.ExitStack() as stack:
@@ -72,7 +77,10 @@ def main(argv: Sequence[str]) -> None:
         with cli.exit_on_error(
             stopped="stopped before training began"
         ):  # a download takes its time
-            settings = folder.adopt_data(loop.resolve_learning_rate(settings))
+            if settings.init_from is not None and not (
+                settings.workdir and expand_user(settings.workdir, "--workdir").exists()
+            ):  # read before there is a folder; a run that goes on does not need the file any more
+                pytorch.read_params(settings.init_from, lambda line: None)
             dataset = data.load(settings.dataset, settings.data_dir, print)
             if dataset.note:
                 print(dataset.note)
@@ -91,8 +99,8 @@ def main(argv: Sequence[str]) -> None:
             cli.fail(error, 1)
         if advice := INFO[settings.dataset].advice:
             cli.print_line(f"note: {advice}")
-        place = shlex.quote(str(path))
-        cli.print_line(f"next: lenet-jax report --workdir={place} (or evaluate, predict, export)")
+        command = f"lenet-jax report --workdir={shlex.quote(str(path))}"
+        cli.print_line(f"next (or evaluate, predict, export): {command}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import time
 
 import first_step
-import pytest
 from _results import path, read_json
 
 
@@ -16,6 +15,8 @@ def test_the_phases_of_a_process_add_up_to_its_time(tmp_path):
     assert list(tmp_path.glob("jit_train_step-*-cache"))  # a warm run finds it
 
 
-@pytest.mark.parametrize("file", list(path("").glob("first_step.*.md")), ids=lambda file: file.name)
-def test_the_tables_are_those_of_the_recorded_seconds(file):
-    assert file.read_text().startswith(first_step.table(read_json(file.stem)))
+def test_the_tables_are_those_of_the_recorded_seconds():
+    files = list(path("").glob("first_step.*.md"))
+    assert files
+    for file in files:
+        assert file.read_text().startswith(first_step.table(read_json(file.stem)))

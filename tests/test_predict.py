@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import types
 
 import drawn_digits
 import numpy as np
@@ -125,6 +126,16 @@ def test_below_80_percent_it_is_unsure_and_names_the_runner_up():
     assert predict.format_line([sure, unsure, sure], "a.png") == (
         "a.png: 3 digits: 3 (80.0%) 1 (79.6%, unsure: else 7, 20.0%) 3 (80.0%)"
     )
+
+
+def test_a_doubt_about_what_is_read_is_a_note(capsys):
+    found = [types.SimpleNamespace(doubt="touches the picture's border")] * 2
+    page = types.SimpleNamespace(
+        name="a.png", answers=[answered("3", 0.9, "8", 0.1)], found=found, note=""
+    )
+    notes = []
+    predict._print(page, False, notes.append)
+    assert notes == ["note: a.png: what is read touches the picture's border"]
 
 
 def test_without_a_run_the_packages_network_reads_and_says_so(tmp_path, capsys):

@@ -180,6 +180,12 @@ def test_the_page_goes_where_output_says_and_where_it_cannot_the_numbers_are_tol
     assert sorted(tiny_run.iterdir()) == before
     monkeypatch.setattr(report.page, "draw", lambda *args: {})
     monkeypatch.setattr(report.page, "render", lambda *args, **kwargs: "")
+    run = trained.load(tiny_run)
+    colour = run.config | {"data": run.config["data"] | {"channels": 3}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, "load", lambda path: dataclasses.replace(run, config=colour))
+        report.main(["report", f"--workdir={tiny_run}", f"--output={folder}"])
+    assert capsys.readouterr().out.endswith(" --format=onnx\n")  # html takes one channel
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as exit_info:
         report.main(["report", f"--workdir={tiny_run}", f"--output={tmp_path / 'file'}"])

@@ -56,6 +56,14 @@ def test_the_best_is_told_apart_by_two_standard_errors_of_seeds_and_held_out_ima
     assert few.startswith("within ")
 
 
+def test_one_seed_tells_nothing_apart():
+    rows = [row | {"seeds": 1, "sd": None} for row in rows_of(0.98, 0.5)]
+    assert sweep.format_verdict(rows, 10_000).splitlines() == [
+        "one seed per setting: the differences between seeds are unknown",
+        "best: sgd at 1, 98.00% of 10,000 held-out images",
+    ]
+
+
 def test_what_diverged_is_named_and_one_setting_is_compared_with_none():
     row, lost = rows_of(0.98, None)
     said = sweep.format_verdict([row, lost | {"mean": None, "sd": None, "diverged": 1}], 239)
@@ -102,6 +110,21 @@ def run_main(*flags):
     return stop.value.code
 
 
+def test_a_scheduler_file_that_is_not_there_leaves_no_folder(tmp_path, capsys):
+    assert run_main("--scheduler=nofile", f"--workdir={tmp_path / 'new'}") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: --scheduler=nofile: is neither an address")
+    assert captured.out == ""
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_dask_a_sweep_by_it_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ModuleNotFoundError, match="distributed"):  # `cli.run` makes a line of it
+        sweep.main(["sweep", "--dataset=digits", "--workers=1", f"--workdir={tmp_path / 'new'}"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_ctrl_c_before_there_is_a_folder_is_one_line(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -132,7 +155,7 @@ def test_the_command_ends_with_its_best_setting_and_leaves_table_and_picture(swe
     )
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
-    assert lines[0].startswith("digits, 8 networks of 1 epochs in 2 slices; ")
+    assert lines[0].startswith("digits, 8 networks of 1 epoch in 2 slices; ")
     assert lines[-2].startswith("best: adam at 0.001, ")
     assert lines[-2].endswith(f"at the edge of the grid: try rates beyond it; {path}/sweep.png")
     flags = "--optimizer=adam --learning_rate=0.001 --dataset=digits --epochs=1"

@@ -76,8 +76,23 @@ def test_a_run_goes_on_with_its_own_data_and_other_settings_are_named_before_the
 def test_the_summary_is_of_the_data_sets_network_and_trains_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main(command("--summary", "--dataset=cifar10"))
-    assert capsys.readouterr().out == f"{summary(LeNet(in_channels=3))}\n"
+    assert capsys.readouterr().out == (
+        f"LeNet for 10 classes and 3 channels (cifar10)\n{summary(LeNet(in_channels=3))}\n"
+    )
     assert not any(tmp_path.iterdir())
+    stop(tmp_path)
+    config = folder.read_config(tmp_path)
+    config["settings"]["dataset"] = config["data"]["name"] = "emnist_letters"
+    folder.write_config(tmp_path, config)
+    train.main(command("--summary", "--batch_size=256", "--learning_rate=3e-3", "--workdir=."))
+    assert capsys.readouterr().out.startswith("LeNet for 26 classes and 1 channel (emnist_letters)")
+
+
+def test_a_file_of_parameters_that_is_not_there_leaves_no_folder(tmp_path, capsys):
+    path = tmp_path / "new"
+    said = refused(capsys, "--dataset=digits", "--init_from=nope.pt", f"--workdir={path}")
+    assert said.startswith("error: --init_from=nope.pt: ")
+    assert not path.exists()
 
 
 def test_without_dataset_a_run_goes_on_with_its_own_and_else_it_is_chosen(tmp_path, monkeypatch):
@@ -218,8 +233,8 @@ def test_folders_whose_names_are_not_utf8_are_used(tmp_path):
     argv = [sys.executable, "-m", "lenet_jax.train", *flags]
     said = [subprocess.check_output(argv, text=True).splitlines() for _ in range(2)]
     assert {lines[-2] for lines in said} == {f"note: {INFO['digits'].advice}"}
-    next_line = f"next: lenet-jax report --workdir='{tmp_path}/a\\udcff' "
-    assert all(lines[-1].startswith(next_line) for lines in said)
+    following = f"lenet-jax report --workdir='{tmp_path}/a\\udcff'"
+    assert {lines[-1].partition("): ")[2] for lines in said} == {following}
     lasts = [lines[-3] for lines in said]
     assert lasts[0].endswith(f"the run is in {tmp_path}/a\\udcff")
     assert lasts[1].startswith(f"the run in {tmp_path}/a\\udcff is already complete: test accuracy")

@@ -106,11 +106,12 @@ def train(
     steps = len(split.labels) // batch_size
     schedule_fn = None if schedule == "constant" else make_schedule(schedule, epochs * steps)
     make = make or named_recipe(optimizer, schedule_fn, augment_kind)
-    done = []
-    for part in slices(members, slice_size):
+    done, parts = [], list(slices(members, slice_size))
+    size = num_members(parts[0])  # the largest; the others are padded to it, to compile once
+    mesh = make_member_mesh(size)
+    for part in parts:
         count, curve = num_members(part), []
-        mesh = make_member_mesh(count)
-        part = _pad_to_mesh(part, mesh)
+        part = _pad(part, -(-size // mesh.size) * mesh.size)
         states = shard(mesh, create(part, make, model))
         train_chunk = partial(train_steps, make=make, mesh=mesh)
         replicated = replicate(mesh, split)
@@ -177,7 +178,7 @@ def num_members(members: MemberConfig) -> int:
 def slices(members: MemberConfig, slice_size: int) -> Iterator[MemberConfig]:
     """Parts of at most `slice_size` members with arrays as fields.
 
-    They are as equal as possible, because every new size compiles again.
+    They are as equal as possible, and the first is the largest.
 
     Raises:
       ValueError: as `num_members`.
@@ -190,10 +191,9 @@ def slices(members: MemberConfig, slice_size: int) -> Iterator[MemberConfig]:
         yield _take(members, rows)
 
 
-def _pad_to_mesh(members: MemberConfig, mesh: Mesh) -> MemberConfig:
-    """Repeats the last member until each device has the same number of members."""
-    count = num_members(members)
-    return _take(members, np.minimum(np.arange(-(-count // mesh.size) * mesh.size), count - 1))
+def _pad(members: MemberConfig, size: int) -> MemberConfig:
+    """Repeats the last member until there are `size`."""
+    return _take(members, np.minimum(np.arange(size), num_members(members) - 1))
 
 
 def _take(members: MemberConfig, rows: np.ndarray) -> MemberConfig:

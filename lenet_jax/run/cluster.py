@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
     worker: str
     environment: dict[str, Any]  # of `folder.environment`
     records: Records
-    updates: int
+    updates: float  # as `grid.LogUpdates` gets them
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def connect(scheduler: str | None, workers: int | None, log: cli.Log) -> Iterato
             local = distributed.LocalCluster(n_workers=workers, **LOCAL_CLUSTER)
             where = stack.enter_context(local)
         else:
-            where = _address(scheduler, flag)
+            where = find_scheduler(scheduler)
         try:
             client = distributed.Client(where, timeout=CONNECT_TIMEOUT_S)
         except Exception as error:  # of any kind: each of Dask's transports has its own
@@ -97,8 +97,12 @@ def connect(scheduler: str | None, workers: int | None, log: cli.Log) -> Iterato
         yield functools.partial(train_slices, stack.enter_context(client), log)
 
 
-def _address(scheduler: str, flag: str) -> str:
-    """The scheduler's address, given as such or as a file, which may be about to be written."""
+def find_scheduler(scheduler: str) -> str:
+    """The scheduler's address, given as such or as a file, which may be about to be written.
+
+    Raises:
+      ValueError: it is neither.
+    """
     if re.fullmatch(r"(\w+://)?[^/]+:\d+", scheduler):
         return scheduler
     path, deadline = expand_user(scheduler, "--scheduler"), time.monotonic() + CONNECT_TIMEOUT_S
@@ -108,8 +112,8 @@ def _address(scheduler: str, flag: str) -> str:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not path.is_file() or time.monotonic() > deadline:
                 raise ValueError(
-                    f"{flag}: is neither an address, as tcp://host:8786, nor a file that `dask "
-                    f"scheduler --scheduler-file` wrote ({error})"
+                    f"--scheduler={scheduler}: is neither an address, as tcp://host:8786, nor a "
+                    f"file that `dask scheduler --scheduler-file` wrote ({error})"
                 ) from error
         time.sleep(POLL_S)
 
@@ -125,7 +129,7 @@ def train_slices(
     from distributed import as_completed
 
     here, topic, watch = folder.environment(), f"lenet_jax-{uuid.uuid4().hex}", _watch(client, log)
-    updates: dict[str, int] = {}  # by slice; lower again if a worker dies and its slice starts anew
+    updates: dict[str, float] = {}  # by slice; lower if a worker dies and its slice starts anew
     client.subscribe_topic(topic, lambda event: updates.update([event[1]]))
     parts = _submit(client, shared, slices, here["versions"], topic)
     done, failed, shown, noted = as_completed(parts), 0, 0, {""}
@@ -199,14 +203,14 @@ def _train(part: str, sent: tuple[str, np.ndarray, np.ndarray]) -> Outcome:
     """A task: trains a slice, if the worker's versions are those of the request."""
     from distributed import get_worker
 
-    request, worker, updates, shown = json.loads(sent[0]), get_worker(), 0, time.monotonic()
+    request, worker, updates, shown = json.loads(sent[0]), get_worker(), 0.0, time.monotonic()
     environment = _configure(request["devices"])
     if environment["versions"] != request["versions"]:
         return Outcome(worker.address, environment, [], 0)
     optimizer, cells = json.loads(part)
     part = Slice(optimizer, tuple(map(tuple, cells)))
 
-    def log_updates(count: int) -> None:
+    def log_updates(count: float) -> None:
         nonlocal updates, shown
         updates += count
         if time.monotonic() > shown + LOOK_S:

@@ -79,11 +79,12 @@ def _make_new(path: Path) -> Path:
             return new
 
 
-def adopt_data(settings: S) -> S:
-    """Fills in the data set and its folder from the run to be resumed, where the flags name none.
+def adopt_stored(settings: S) -> S:
+    """Fills in data set, folder and epochs from the run to be resumed, where the flags name none.
 
     A resumed run must not choose again: a download may fail one day and work the next. Settings
-    that differ from the run's are refused here, before the images are read.
+    that differ from those in `config.json` are refused here, before the images are read; the notes
+    of checkpoints are compared later, in `loop.restore_or_init`.
 
     Raises:
       ValueError: the run has other settings, or its `config.json` is damaged.
@@ -103,8 +104,9 @@ def adopt_data(settings: S) -> S:
         return settings
     name = settings.dataset or own
     data_dir = settings.data_dir
-    if data_dir is None and name == own:
-        data_dir = stored["settings"].get("data_dir")
+    match stored["settings"].get("data_dir"):
+        case str(there) if data_dir is None and name == own and Path(there).is_absolute():
+            data_dir = there  # a sweep of version 0.2 has it as it was given
     settings = dataclasses.replace(
         settings,
         dataset=name,
@@ -146,7 +148,13 @@ def locked(path: Path, log: cli.Log = print) -> Iterator[None]:
 
 
 def archive_run(path: Path) -> Path | None:
-    """Moves the run in a folder to a new folder `old-<time>` inside it, which it returns."""
+    """Moves the run of `train` in a folder to a new folder `old-<time>` there, and returns that.
+
+    Raises:
+      ValueError: the folder holds a sweep, or a `config.json` that is not of a run.
+    """
+    if stored := read_config(path):
+        _require_command(path, "train", stored)
     run = [path / name for name in (CHECKPOINTS, METRICS, EVENTS, CONFIG) if (path / name).exists()]
     if not run:
         return None
@@ -227,7 +235,10 @@ def read_config(path: Path) -> Config | None:
     match config:
         case {"command": str(), "settings": dict(), "data": dict(), "versions": dict()}:
             return config
-    raise ValueError(f"{file}: is not the config.json of a run; delete it: checkpoints hold a copy")
+    raise ValueError(
+        f"{file}: is not the config.json of a run of lenet_jax; use another --workdir (or move the "
+        "file away: a run's checkpoints hold a copy)"
+    )
 
 
 def require_same_run(path: Path, settings: Any, config: Config, stored: Config) -> None:
@@ -242,9 +253,7 @@ def require_same_run(path: Path, settings: Any, config: Config, stored: Config) 
 
 def require_same_settings(path: Path, settings: Any, stored: Config) -> None:
     """Raises ValueError, with names, unless command and settings are as in `stored`."""
-    if stored["command"] != (command := _command(settings)):
-        runs = f"holds a run of {stored['command']}, and this is {command}"
-        raise ValueError(f"--workdir={path}: {runs}; use another")
+    _require_command(path, _command(settings), stored)
     if different := diff_settings(settings, stored["settings"]):
         show = lambda value: "not set" if value is None else value
         pairs = " and ".join(
@@ -252,6 +261,12 @@ def require_same_settings(path: Path, settings: Any, stored: Config) -> None:
             for name, (here, there) in different.items()
         )
         raise ValueError(f"{pairs}; {_remedy(settings)}")
+
+
+def _require_command(path: Path, command: str, stored: Config) -> None:
+    if stored["command"] != command:
+        runs = f"holds a run of {stored['command']}, and this is {command}"
+        raise ValueError(f"--workdir={path}: {runs}; use another")
 
 
 def _command(settings: Any) -> str:

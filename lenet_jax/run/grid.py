@@ -193,17 +193,20 @@ def run(
     """The records of all slices; those that `path` lacks are trained, with a line each to `log`.
 
     Raises:
-      ValueError: `path` holds another sweep, or a damaged file.
+      ValueError: `path` holds another or an unknown sweep, or a damaged file.
       OSError: a file could not be written.
     """
     config, stored = folder.make_config(settings, dataset), folder.read_config(path)
+    slices_path, slices = path / "slices", plan(settings)
     if stored:
         folder.require_same_run(path, settings, config, stored)
         if changes := folder.environment_diff(config, stored):
             log(f"note: since the sweep began, {changes}: the last bits of results may differ")
+    elif any(slices_path.glob("*")):
+        gone = "has slices of a sweep whose config.json is gone"
+        raise ValueError(f"--workdir={path}: {gone}; use another")
     else:
         folder.write_config(path, config)
-    slices_path, slices = path / "slices", plan(settings)
     slices_path.mkdir(exist_ok=True)
     files = {part: slices_path / f"{part.name}.json" for part in slices}
     records = {part: _read(file) for part, file in files.items() if file.exists()}
@@ -264,6 +267,6 @@ def summarise(records: Records) -> list[dict[str, Any]]:
 
 
 def standard_error(row: Mapping[str, Any], held_out: int) -> float:
-    """Of a row's mean: it has a few seeds, and was measured on `held_out` images."""
-    mean, sd = row["mean"], row["sd"] or 0.0
+    """Of a row's mean: it has a few seeds (two at least), and was measured on `held_out` images."""
+    mean, sd = row["mean"], row["sd"]
     return math.sqrt(sd**2 / row["seeds"] + mean * (1 - mean) / held_out)

@@ -116,7 +116,8 @@ class Settings(TrainingSettings):
     )
     summary: bool = setting(
         False,
-        "instead of training, print the network's layers with shapes, parameters and FLOPs",
+        "instead of training, print the layers of the data set's network with shapes, parameters "
+        "and FLOPs; it reads no images",
         affects_results=False,
     )
     compilation_cache: bool = setting(

@@ -151,3 +151,10 @@ def test_what_is_said_to_compile_again_does_and_nothing_else(change):
     COMPILED.clear()
     second()
     assert table()[change] == ("yes" if steps() else "no"), COMPILED
+
+
+def test_slices_of_a_population_that_are_not_equal_compile_once():
+    jax.clear_caches()
+    COMPILED.clear()
+    networks(5, slice_size=3)
+    assert [name[4:15] for name in COMPILED].count("train_steps") == 1

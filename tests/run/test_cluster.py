@@ -263,7 +263,7 @@ def test_a_scheduler_file_that_is_being_written_is_waited_for(tmp_path, monkeypa
     file.write_text(FILES["half-written"])
     finish = lambda seconds: file.write_text('{"address": "tcp://127.0.0.1:8786"}')
     monkeypatch.setattr(cluster.time, "sleep", finish)
-    assert cluster._address(str(file), "--scheduler") == "tcp://127.0.0.1:8786"
+    assert cluster.find_scheduler(str(file)) == "tcp://127.0.0.1:8786"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def config(**changes: object) -> dict:
 def test_a_home_that_is_not_there_is_one_sentence():
     for call in (
         lambda: folder.create("~nosuchuser/x", "name"),
-        lambda: folder.adopt_data(Settings(workdir="~nosuchuser/x")),
+        lambda: folder.adopt_stored(Settings(workdir="~nosuchuser/x")),
     ):
         with pytest.raises(ValueError, match=r"^--workdir=~nosuchuser/x: there is no such home"):
             call()
@@ -75,18 +75,21 @@ def test_a_home_that_is_not_there_is_one_sentence():
 
 def test_a_place_that_cannot_be_read_chooses_no_data_and_is_left_to_create():
     settings = Settings(workdir="/dev/null/run")
-    assert folder.adopt_data(settings) == settings
+    assert folder.adopt_stored(settings) == settings
 
 
 def test_a_run_that_goes_on_has_its_data_from_where_they_were(tmp_path):
     folder.write_config(tmp_path, config(data_dir="/where/it/was"))
     asked = Settings(workdir=str(tmp_path), learning_rate=1e-3)
-    adopted = folder.adopt_data(asked)
+    adopted = folder.adopt_stored(asked)
     assert (adopted.dataset, adopted.data_dir) == ("digits", "/where/it/was")
-    moved = folder.adopt_data(dataclasses.replace(asked, data_dir="here"))
+    moved = folder.adopt_stored(dataclasses.replace(asked, data_dir="here"))
     assert (moved.dataset, moved.data_dir) == ("digits", "here")
+    for damaged in (5, "not/absolute"):
+        folder.write_config(tmp_path, config(data_dir=damaged))
+        assert folder.adopt_stored(asked).data_dir is None
     anew = dataclasses.replace(asked, resume=False)
-    assert folder.adopt_data(anew) == anew
+    assert folder.adopt_stored(anew) == anew
 
 
 def test_other_settings_are_refused_before_there_are_data(tmp_path):
@@ -95,17 +98,17 @@ def test_other_settings_are_refused_before_there_are_data(tmp_path):
         (name,) = changed
         asked = Settings(workdir=str(tmp_path), learning_rate=1e-3)
         with pytest.raises(ValueError, match=rf"^--{name} is .* here but the run in .* used"):
-            folder.adopt_data(dataclasses.replace(asked, **changed))
+            folder.adopt_stored(dataclasses.replace(asked, **changed))
     with pytest.raises(ValueError, match="holds a run of train, and this is sweep"):
-        folder.adopt_data(SweepSettings(workdir=str(tmp_path)))
+        folder.adopt_stored(SweepSettings(workdir=str(tmp_path)))
 
 
 def test_a_damaged_config_is_refused_unless_the_data_set_is_named(tmp_path):
     (tmp_path / folder.CONFIG).write_text("torn")
     named = Settings(workdir=str(tmp_path), dataset="digits")
-    assert folder.adopt_data(named) == named  # a checkpoint decides what the run is
+    assert folder.adopt_stored(named) == named  # a checkpoint decides what the run is
     with pytest.raises(ValueError, match=r"is not the config\.json of a run"):
-        folder.adopt_data(Settings(workdir=str(tmp_path)))
+        folder.adopt_stored(Settings(workdir=str(tmp_path)))
 
 
 # --- one process at a time ---
@@ -197,15 +200,25 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing_half_written(tmp_pat
 
 def test_a_run_that_is_archived_is_complete_and_what_is_not_of_it_stays(tmp_path):
     (tmp_path / "notes.txt").touch()
-    for path in (folder.CONFIG, folder.METRICS, "checkpoints/step_00000001/data"):
+    for path in (folder.METRICS, "checkpoints/step_00000001/data"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
+    folder.write_config(tmp_path, config())
     old = folder.archive_run(tmp_path)
     assert old.parent == tmp_path
     assert old.name.startswith("old-20")
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", old.name}
-    for path in (folder.CONFIG, folder.METRICS, "checkpoints/step_00000001/data"):
+    for path in (folder.METRICS, "checkpoints/step_00000001/data"):
         assert (old / path).read_text() == path
+    assert folder.read_config(old) == config()
+
+
+@pytest.mark.parametrize("stored", [json.dumps(config() | {"command": "sweep"}), "{}"])
+def test_a_sweep_or_a_strangers_config_is_not_archived(stored, tmp_path):
+    (tmp_path / folder.CONFIG).write_text(stored)
+    with pytest.raises(ValueError, match="use another"):
+        folder.archive_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.CONFIG]
 
 
 def test_without_a_run_nothing_is_archived(tmp_path):

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from lenet_jax import data
 from lenet_jax.core import population
+from lenet_jax.core.model import LeNet
 from lenet_jax.core.optimizers import DEFAULT_LEARNING_RATE
 from lenet_jax.core.split import take
 from lenet_jax.run import folder, grid
@@ -35,26 +36,27 @@ def test_the_grid_is_every_rate_with_every_seed_in_slices_of_one_optimizer():
     assert max(len(part.cells) for part in grid.plan(grid.SweepSettings())) <= 8
 
 
-def test_a_slice_that_is_shorter_is_filled_up_and_compiles_nothing_again(digits, monkeypatch):
-    sizes, trained = [], []
+def test_a_slice_that_is_shorter_is_filled_up_which_its_records_and_updates_do_not_show(
+    digits, monkeypatch
+):
+    sizes, train = [], population.train
 
-    def train(members, split, **settings):
+    def counted(members, *args, **settings):
         sizes.append(len(members.seed))
-        settings["log_updates"](12.0)
-        return population.Population(
-            {}, {"loss": np.zeros((sizes[-1], 1))}, np.ones(sizes[-1], bool)
-        )
+        return train(members, *args, **settings)
 
-    monkeypatch.setattr(population, "train", train)
-    monkeypatch.setattr(population, "predict", lambda *_, **__: np.zeros((sizes[-1], 239, 10)))
-    flags = {"optimizers": "sgd", "learning_rates": "0.1", "seeds": 7, "slice_size": 3, "epochs": 1}
-    settings = grid.resolve(grid.SweepSettings(**flags), digits)
-    shared, updates = grid.Shared(settings, None, digits.train), []
-    for part in grid.plan(settings):
-        trained += grid.train_slice(shared, part, updates.append)
-    assert sizes == [3, 3, 3]
-    assert [record["seed"] for record in trained] == list(range(7))
-    assert updates == [12, 12, 4]
+    monkeypatch.setattr(population, "train", counted)
+    flags = {"optimizers": "sgd", "learning_rates": "0.1", "seeds": 3, "epochs": 1}
+    records, updates = {}, {}
+    for slice_size in (2, 1):
+        settings = grid.resolve(grid.SweepSettings(**flags, slice_size=slice_size), digits)
+        shared, new = grid.Shared(settings, LeNet(), digits.train), []
+        records[slice_size] = grid.train_slice(shared, grid.plan(settings)[-1], new.append)
+        updates[slice_size] = sum(new)
+    assert sizes == [2, 1]  # the size of the slices before it, so that nothing compiles again
+    assert [record["seed"] for record in records[2]] == [2]
+    assert records[2] == records[1]
+    assert updates == {2: 1198 // 64, 1: 1198 // 64}
 
 
 def test_the_default_grid_is_around_the_optimizers_own_rate():
@@ -166,6 +168,16 @@ def test_another_sweep_in_its_folder_is_refused_by_name(swept, digits):
     other = grid.resolve(grid.SweepSettings(**SMALL | {"seeds": 3}), digits)
     with pytest.raises(ValueError, match="--seeds is 3 here but the run in"):
         grid.run(other, digits, path)
+
+
+def test_slices_of_a_sweep_without_its_config_are_not_taken_for_this_ones(digits, tmp_path):
+    settings = grid.resolve(grid.SweepSettings(**SMALL), digits)
+    (tmp_path / "slices").mkdir()
+    for part in grid.plan(settings):
+        (tmp_path / "slices" / f"{part.name}.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"whose config\.json is gone; use another$"):
+        grid.run(settings, digits, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["slices"]
 
 
 def test_the_summary_is_numpys_mean_and_standard_deviation_and_the_best_of_each_optimizer():
