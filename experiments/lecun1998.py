@@ -138,7 +138,7 @@ def table(mnist: data.Dataset, folder: Path) -> None:
         "| network | test error, % | runs | log-likelihood | calibration error, % | epochs | "
         "processor minutes |",
         "|---|--:|--:|--:|--:|--:|--:|",
-        *(f"| {name} ({source}) | {error} | 1 | | | | |" for name, source, error in LECUN),
+        *(f"| {name} ({source}) | {error} | | | | | |" for name, source, error in LECUN),
     ]
     for row in rows:
         spread = "" if row["error_sd"] is None else f" ± {row['error_sd']:.3f}"

@@ -199,8 +199,8 @@ def accuracy() -> str:
         return f"**{row['error']:.2f}**{spread} (n = {row['runs']})"
 
     for kind, suffix, theirs in (
-        ("plain", "", "0.95 (n = 1)"),
-        ("distorted", "", "0.80; three boosted 0.70 (n = 1)"),
+        ("plain", "", "0.95"),
+        ("distorted", "", "0.80; three boosted 0.70"),
         ("distorted", ", over shifts", ""),
     ):
         cells = [
