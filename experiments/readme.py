@@ -424,7 +424,7 @@ def with_results(text: str) -> str:
     def fill(match: re.Match[str]) -> str:
         start, file, summary, end = match.groups()
         content = (HERE / file).read_text().strip() if file else SUMMARIES[summary]()
-        return f"{start}\n{content}\n\n{end}"
+        return f"{start}{content}\n{end}"
 
     return BLOCK.sub(fill, text)
 
