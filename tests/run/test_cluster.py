@@ -1,5 +1,6 @@
 """A real scheduler and real workers, each a process, on 127.0.0.1."""
 
+import gc
 import os
 import re
 import shutil
@@ -69,6 +70,16 @@ class Cluster:
 def impatient(monkeypatch):
     monkeypatch.setattr(cluster, "LOOK_S", 0.1)
     monkeypatch.setattr(cluster, "WAIT_S", 0.1)
+
+
+@pytest.fixture
+def collected():
+    """Collects a client that could not connect, before another one starts.
+
+    Collected while another starts, it would wait for ever for a lock that its own thread holds.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +201,7 @@ def test_a_worker_that_lacks_the_package_says_so(dask, tmp_path):
 
 
 def test_without_a_worker_it_says_so_and_waits_and_without_a_scheduler_it_ends(
-    dask, tmp_path, monkeypatch
+    dask, tmp_path, monkeypatch, collected
 ):
     lines = []
 
@@ -274,7 +285,9 @@ def test_a_scheduler_file_that_is_being_written_is_waited_for(tmp_path, monkeypa
         ("tcp://127.0.0.1:1", "no scheduler answers there"),
     ],
 )
-def test_an_address_that_dask_refuses_is_one_line_with_the_flag(address, words, monkeypatch):
+def test_an_address_that_dask_refuses_is_one_line_with_the_flag(
+    address, words, monkeypatch, collected
+):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.5)
     with (
         pytest.raises(cluster.ClusterError, match=words) as raised,
