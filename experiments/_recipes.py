@@ -5,6 +5,7 @@ distortions, and three additions, each by a number whose 0 leaves it out.
 """
 
 import hashlib
+import io
 import itertools
 import json
 import time
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
@@ -26,6 +28,7 @@ from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import Batch, apply
+from lenet_jax.files import atomic_write
 
 BATCH_SIZE, SLICE = 64, 10
 
@@ -84,11 +87,8 @@ def train(
         with np.load(file) as stored:
             parts.append(dict(stored))
     seconds = float(np.mean([part.pop("seconds") for part in parts]))
-    params: dict = {}
-    for name in parts[0]:
-        layer, kind = name.split("/")
-        params.setdefault(layer, {})[kind] = np.concatenate([part[name] for part in parts])
-    return params, seconds
+    params = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return unflatten_dict(params, sep="/"), seconds
 
 
 def _train_slice(
@@ -128,15 +128,9 @@ def _train_slice(
     )
     if not trained.finite.all():
         raise SystemExit(f"diverged: {list(itertools.compress(part, ~trained.finite))}")
-    arrays = {
-        f"{layer}/{kind}": leaf
-        for layer, leaves in trained.params.items()
-        for kind, leaf in leaves.items()
-    }
-    arrays["seconds"] = (time.process_time() - began) / len(part)
-    unfinished = file.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.rename(file)
+    seconds, content = (time.process_time() - began) / len(part), io.BytesIO()
+    np.savez(content, seconds=seconds, **flatten_dict(trained.params, sep="/"))
+    atomic_write(file, content.getvalue())
 
 
 def _distortions(amount: float, elastic: float) -> augment.AugmentConfig | None:
