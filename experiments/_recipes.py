@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lenet_jax import normalize
 from lenet_jax.core import augment, population
 from lenet_jax.core.model import LeNet
-from lenet_jax.core.optimizers import Schedule, make_optimizer, make_schedule
+from lenet_jax.core.optimizers import Schedule, averaged_params, make_optimizer, make_schedule
 from lenet_jax.core.population import MemberConfig
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import Batch, apply
@@ -153,11 +153,12 @@ def _make(
 ) -> population.Recipe:
     numbers, (teach, sharpness, average) = member.numbers or {}, additions
     settings = member.optimizer_settings or {}
+    settings = settings | ({"ema": numbers["ema"]} if average else {})
     tx = make_optimizer("adamw", member.learning_rate, schedule=schedule, **settings)
     if sharpness:
         tx = sam(tx, numbers["sam"])
     if average:
-        tx = averaged(tx, numbers["ema"], steps)
+        tx = averaged(tx, steps)
 
     def prepare(key: jax.Array, images: jax.Array, labels: jax.Array) -> Batch:
         if distorted is not None:
@@ -188,22 +189,18 @@ def sam(tx: optax.GradientTransformation, radius: ArrayLike) -> optax.GradientTr
 
 
 def averaged(
-    tx: optax.GradientTransformation, decay: ArrayLike, steps: int
-) -> optax.GradientTransformation:
-    """`tx` whose update number `steps` gives the exponential average of the parameters."""
+    tx: optax.GradientTransformationExtraArgs, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` of `make_optimizer(ema=...)`, whose update number `steps` gives the average."""
 
     def init(params: Any) -> tuple:
-        return tx.init(params), params, jnp.int32(0)
+        return tx.init(params), jnp.int32(0)
 
     def update(grads: Any, state: tuple, params: Any, **extra: Any) -> tuple:
-        inner, average, count = state
-        updates, inner = optax.with_extra_args_support(tx).update(grads, inner, params, **extra)
-        new = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, new)
-        last = count + 1 == steps
-        updates = jax.tree.map(
-            lambda usual, mean, old: jnp.where(last, mean - old, usual), updates, average, params
-        )
-        return updates, (inner, average, count + 1)
+        inner, count = state
+        usual, inner = tx.update(grads, inner, params, **extra)
+        to_average = jax.tree.map(jnp.subtract, averaged_params(inner), params)
+        updates = optax.tree.where(count + 1 == steps, to_average, usual)
+        return updates, (inner, count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
