@@ -298,6 +298,12 @@ def parse(settings_class: type[S], argv: Sequence[str], doc: str | None) -> S:
         )
     except BrokenPipeError:  # while the help was printed
         raise
+    except flags.UnrecognizedFlagError as error:
+        # absl suggests names that are spelled alike; many people write initials, such as --lr.
+        initials = lambda name: "".join(word[0] for word in name.split("_"))
+        meant = [field.name for field in named if initials(field.name) == error.flagname]
+        better = flags.UnrecognizedFlagError(error.flagname, suggestions=meant) if meant else error
+        fail(f"{better} (--help lists the flags)")
     except UnicodeDecodeError as error:
         file = next((each for each in argv if "flagfile" in each), "--flagfile")
         fail(f"{file}: is not a text file in UTF-8 ({error})")

@@ -40,6 +40,17 @@ def test_flags_fill_the_dataclass_in_its_types(argv, expected):
     assert cli.parse(Few, ["prog", *argv], "doc") == expected
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("--lr=0.1", "learning_rate"), ("--bs=8", "batch_size"), ("--epoch", "epochs")],
+)
+def test_an_unknown_flag_brings_the_flag_that_was_meant(flag, meant, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.parse(Settings, ["prog", flag], "doc")
+    assert exit_info.value.code == 2
+    assert f"Did you mean: {meant} ?" in capsys.readouterr().err
+
+
 def test_a_flagfile_is_read(tmp_path):
     path = tmp_path / "flags"
     path.write_text("--count=7\n# a comment\n--name=b\n")

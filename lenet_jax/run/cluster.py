@@ -141,7 +141,7 @@ def train_slices(
                 log(f"slice {part.name} is given up: {_explain(future.exception())}")
                 continue
             if future.status != "finished":
-                raise ClusterError("the scheduler has gone; what is trained is kept")
+                raise ClusterError("the scheduler has gone; the networks that are trained are kept")
             outcome = future.result()
             if (differs := _compare(outcome, here)) not in noted:
                 noted.add(differs)

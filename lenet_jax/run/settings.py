@@ -41,7 +41,7 @@ class TrainingSettings:
     schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     augment: float = setting(
         0.0,
-        "strength of the random distortions of training images: 0 is none, 1 is best for MNIST",
+        "strength of the random distortions of training images: 0 is none, 1 suits MNIST",
         valid=at_least(0.0),
     )
     workdir: str | None = setting(
