@@ -29,12 +29,13 @@ BLOCK = re.compile(
 )
 BATCHES = (16, 64, 256, 1024)
 CACHES = ("cold", "warm")
-OURS, MEMBERS = "ours, cores as devices", "8 networks, batch 64"
+OURS, STEPWISE, MEMBERS = "ours, cores as devices", "ours, step by step", "8 networks, batch 64"
 
 
 class Column(NamedTuple):
     """A processor, with all of its instructions (suffix "") or held to older ones."""
 
+    name: str
     title: str
     device: str
     suffix: str
@@ -45,6 +46,10 @@ class Column(NamedTuple):
     def has(self, name: str) -> bool:
         return _file(f"{name}{self.suffix}.{self.device}").exists()
 
+    def note(self) -> str:
+        """How its speeds were measured, if otherwise than by today's script."""
+        return self.results("throughput").get("note", "")
+
 
 def columns() -> list[Column]:
     """The processors of which there are results, first with all of their instructions."""
@@ -54,20 +59,19 @@ def columns() -> list[Column]:
             machine = _results(name)["machine"]
             held = " held to AVX2" if suffix else f", {machine['instructions']}"
             if machine["devices"][0] == "cpu":
-                found.append(Column(f"{short_name(machine)}{held}", slug(machine), suffix))
+                short = short_name(machine)
+                found.append(Column(short, f"{short}{held}", slug(machine), suffix))
     return found
 
 
 def headline() -> str:
-    """A range over batch sizes and over the processors with all of their instructions."""
-    whole = [column for column in columns() if not column.suffix]
-    ratios = [
-        _of_pytorch(column, "training", OURS, n)["median"] for column in whole for n in BATCHES
-    ]
-    names = [column.title.replace(",", " with") for column in whole]
+    """Ranges over batch sizes, of the processors that today's scripts measured."""
+    found = [column for column in columns() if not column.note()]
+    whole, held = ([c for c in found if c.suffix == suffix] for suffix in ("", "_avx2"))
+    names = " and of an ".join(column.title.replace(",", " with") for column in whole)
     return (
-        f"**{min(ratios):.1f} to {max(ratios):.1f} times as fast as PyTorch at its fastest** in "
-        f"training, on two cores of an {' and of an '.join(names)}, at batch sizes from "
+        f"**{_range(whole, OURS)} times as fast as PyTorch at its fastest** in training, on two "
+        f"cores of an {names} ({_range(held, OURS)} times held to AVX2), at batch sizes from "
         f"{min(BATCHES)} to {max(BATCHES):,}."
     )
 
@@ -78,14 +82,28 @@ def speed() -> str:
         "time to 99 % of MNIST, compilation cache filled / empty": _to_accuracy,
     }
     table = _table("times as fast as PyTorch at its fastest", rows)
-    made_by = _made_by("throughput", "time_to_accuracy")
-    return f"{table}\n\n{QUARTILES} {made_by}"
+    by_itself = " and ".join(
+        f"{_range([column], STEPWISE)} ({column.title})"
+        for column in columns()
+        if not column.note()
+    )
+    notes = (
+        f"This is the loop of `lenet-jax train`; `train_step` by itself is {by_itself} times as "
+        "fast."
+    )
+    for name in dict.fromkeys(column.name for column in columns() if column.note()):
+        notes += (
+            f" The {name} was measured [by earlier scripts]"
+            "(experiments/README.md#faster-than-pytorch)."
+        )
+    return f"{table}\n\n{_quartiles()} {notes} {_made_by('throughput', 'time_to_accuracy')}"
 
 
 def training() -> str:
     """Ratios to the fastest of PyTorch's rows in training, by processor."""
     table = _table("times as fast as PyTorch at its fastest", _training_rows())
-    return f"{table}\n\n{QUARTILES} {_made_by('throughput')}"
+    notes = " ".join(f"{c.name}: {c.note()}" for c in columns() if c.note() and not c.suffix)
+    return f"{table}\n\n{_quartiles()} {notes} {_made_by('throughput')}"
 
 
 def throughput() -> str:
@@ -101,15 +119,19 @@ def throughput() -> str:
         against = (ours, "PyTorch"), (f"{ours}, per multiply-add", "ours")
         return " / ".join(f"{_ratio(column, at, *each)['median']:.2f}" for each in against)
 
-    stepwise, in_a_scan = "ours, step by step", "ours, in a scan"
+    def usual(ours: str) -> Cell:
+        """Against usual Flax step by step, its faster form here."""
+        ratio = lambda column, n: _throughput_page.ratio(
+            _trained(column, n), ours, ["usual Flax, step by step", "usual Flax, in a scan"]
+        )
+        return lambda column: " / ".join(f"{ratio(column, n)['median']:.2f}" for n in BATCHES)
+
     rows: dict[str, Cell] = {
         "training, cores as devices, against PyTorch": at_each("training", OURS),
-        "training, one device, against PyTorch": at_each("training", in_a_scan),
-        "`train_step` by itself, against PyTorch": at_each("training", stepwise),
-        "training, cores as devices, against usual Flax in a scan": at_each(
-            "training", OURS, "usual Flax"
-        ),
-        "`train_step` by itself, against usual Flax": at_each("training", stepwise, "usual Flax"),
+        "training, one device, against PyTorch": at_each("training", "ours, in a scan"),
+        "`train_step` by itself, against PyTorch": at_each("training", STEPWISE),
+        "training, cores as devices, against usual Flax at its faster": usual(OURS),
+        "`train_step` by itself, against usual Flax at its faster": usual(STEPWISE),
         "inference, against PyTorch": at_each("inference", "ours"),
         "8 networks, batch 64, against `torch.func` / against PyTorch one by one": _members,
         "3 channels, batch 64, against PyTorch / per multiply-add against 1 channel": colour,
@@ -128,7 +150,7 @@ def throughput() -> str:
         for n in BATCHES
     }
     tables = f"{_table(title, rows)}\n\n{_table('training, cores as devices', speeds | fastest)}"
-    return f"{tables}\n\n{_disturbed()}\n\n{_made_by('throughput')}"
+    return f"{tables}\n\n{_disturbed('throughput')}\n\n{_made_by('throughput')}"
 
 
 def time_to_accuracy() -> str:
@@ -144,12 +166,13 @@ def time_to_accuracy() -> str:
         for name in runs:
             seconds = [tta.until_target(run) for run in runs[name]]
             reached = sum(second < float("inf") for second in seconds)
-            ratio = tta.ratios(runs).get(name, 1)
+            ratio = _fastest_pytorch(column) / statistics.median(seconds)
             lines.append(
                 f"| {column.title} | {name} | {reached} of {len(seconds)} "
                 f"| {statistics.median(seconds):.1f} | **{ratio:.2f}** |"
             )
-    return "\n".join([*lines, "", _made_by("time_to_accuracy")])
+    against = "As fast as PyTorch at its fastest, with AVX-512 or held to AVX2; ratios of medians."
+    return "\n".join([*lines, "", f"{against} {_made_by('time_to_accuracy')}"])
 
 
 def first_step() -> str:
@@ -166,7 +189,9 @@ def first_step() -> str:
             seconds = [statistics.median(sum(run.values()) for run in row) for row in runs]
             cells += [f"{second:.1f}" for second in seconds]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Made by `{found[0]['machine']['command']}`."])
+    count = min(len(runs) for each in found for runs in each["rows"].values())
+    made_by = f"Made by `{found[0]['machine']['command']}`."
+    return "\n".join([*lines, "", f"Medians of {count} runs. {made_by}"])
 
 
 def populations() -> str:
@@ -182,7 +207,9 @@ def populations() -> str:
                 ratio = _throughput_page.ratio(each[kind], number, ["1"])
                 cells += [f"{statistics.median(each[kind][number]):,.0f}", _with_quartiles(ratio)]
             lines.append(f"| {number}, {kind} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{QUARTILES} {_made_by('populations')}"])
+    rounds = min(len(rows["1"]) for each in speeds for rows in each.values())
+    notes = f"{_quartiles(rounds)} {_disturbed('populations')} {_made_by('populations')}"
+    return "\n".join([*lines, "", notes])
 
 
 def accuracy() -> str:
@@ -293,7 +320,7 @@ def faults() -> str:
 def pictures() -> str:
     """Sums over the kinds, and the kinds of which some picture is still misread."""
     results = _results("pictures")
-    lines = ["| pictures | read before | read now |", "|---|--:|--:|"]
+    lines = ["| pictures | read by 0.1.0 | read now |", "|---|--:|--:|"]
     missed = []
     for group in ("given", "made"):
         now, before = results[group], results["before"][group]
@@ -331,7 +358,6 @@ SUMMARIES = {
     )
 }
 
-QUARTILES = "In brackets: quartiles over rounds."
 Cell = Callable[[Column], str]
 
 
@@ -384,15 +410,44 @@ def _members(column: Column) -> str:
 def _to_accuracy(column: Column) -> str:
     if not column.has("time_to_accuracy"):
         return "not measured"
-    ratios = tta.ratios(column.results("time_to_accuracy")["runs"])
-    return " / ".join(f"{ratio:.2f}" for ratio in ratios.values())
+    runs = column.results("time_to_accuracy")["runs"]
+    medians = [_median_seconds(runs[f"ours, {cache}"]) for cache in ("warm", "cold")]
+    ratios = " / ".join(f"{_fastest_pytorch(column) / median:.2f}" for median in medians)
+    return f"{ratios} (n = {len(runs['PyTorch'])})"
 
 
-def _disturbed() -> str:
+def _fastest_pytorch(column: Column) -> float:
+    """Median seconds of PyTorch to the accuracy, also held to AVX2 where that is faster."""
+    same = [each for each in columns() if each.device == column.device]
+    allowed = [
+        each for each in same if each.has("time_to_accuracy") and column.suffix <= each.suffix
+    ]
+    runs = [each.results("time_to_accuracy")["runs"]["PyTorch"] for each in allowed]
+    return min(map(_median_seconds, runs))
+
+
+def _median_seconds(runs: list[dict]) -> float:
+    return statistics.median(map(tta.until_target, runs))
+
+
+def _range(of: list[Column], ours: str) -> str:
+    """The medians of `ours` against PyTorch in training, over batch sizes and processors."""
+    ratios = [_of_pytorch(each, "training", ours, n)["median"] for each in of for n in BATCHES]
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def _quartiles(rounds: int | None = None) -> str:
+    counts = [len(_trained(column, n)[OURS]) for column in columns() for n in BATCHES]
+    return f"In brackets: quartiles over {rounds or min(counts)} rounds."
+
+
+def _disturbed(name: str) -> str:
     """How many rounds each processor's results leave out."""
     counts = []
     for column in columns():
-        groups = column.results("throughput").get("disturbed")
+        if not column.has(name):
+            continue
+        groups = column.results(name).get("disturbed")
         if groups is None:
             counts.append(f"{column.title}: not told apart")
             continue
@@ -413,10 +468,29 @@ def _made_by(*names: str) -> str:
     """The commands, and their machines where the names carry none."""
     by_device = [name for name in names if not _file(name).exists()]
     machines = [_results(name)["machine"] for name in names if name not in by_device]
-    commands = [f"`{machine['command']}`" for machine in machines]
-    commands += [f"`python experiments/{name}.py [--isa=avx2]`" for name in by_device]
     on = f" on {machines[0]['processor']}, {machines[0]['cores']} cores" if machines else ""
+    files = [
+        f"{name}{each.suffix}.{each.device}"
+        for name in by_device
+        for each in columns()
+        if each.has(name)
+    ]
+    machines += [_results(file)["machine"] for file in files]
+    runs: dict[str, list[list[str]]] = {}  # script -> the options of each of its runs
+    for machine in machines:
+        _, script, *given = machine["command"].split()
+        runs.setdefault(script, []).append(given)
+    commands = [
+        f"`{' '.join(['python', script, *_options(all_given)])}`"
+        for script, all_given in runs.items()
+    ]
     return f"Made by {' and '.join(commands)}{on}."
+
+
+def _options(runs: list[list[str]]) -> list[str]:
+    """The options of a script's runs, in brackets if they are not those of all."""
+    options = dict.fromkeys(option for given in runs for option in given)
+    return [each if all(each in given for given in runs) else f"[{each}]" for each in options]
 
 
 def with_results(text: str) -> str:
