@@ -1,4 +1,4 @@
-"""Runs everything that is to be known on a machine with a GPU or TPU; see accelerator.md.
+"""Runs all measurements that we want from a machine with a GPU or TPU; see accelerator.md.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/accelerator.py
 

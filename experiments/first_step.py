@@ -1,11 +1,11 @@
-"""How long is it from the start of a process to the end of its first training step, and for what?
+"""How long is it from a process's start to the end of its first training step, and what takes it?
 
 A researcher waits for it at every new loss. Each row is a new process, and the rows take turns:
 
 - the usual Flax network and step; `create_train_state` and `train_step`; PyTorch's eager mode and
   `torch.compile`, contiguous, with adam fused; batch 64. Cold is with an empty folder for JAX's or
   PyTorch's compiled code, warm with a filled one;
-- `python -m lenet_jax.train`, up to the first move of its progress bar (1 of 22 steps).
+- `python -m lenet_jax.train`, up to the first move of its progress bar (2 of 22 steps).
 
 "trace" includes all of a call's Python; "first step" of PyTorch includes its compiling. The second
 table has the seconds that XLA takes to compile the pieces of a step by themselves.

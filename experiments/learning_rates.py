@@ -2,8 +2,9 @@
 
 Trains LeNet on 50,000 of MNIST's training images for 5 epochs (batch 64, one-cycle) with each
 optimizer over a grid of learning rates, and measures on the other 10,000. The test images are
-never read. `optimizers.DEFAULT_LEARNING_RATE` holds each optimizer's smallest rate within 0.1
-points of its best (the noise of a seed), because small rates diverge less often.
+never read. `optimizers.DEFAULT_LEARNING_RATE` holds what was, when it was chosen, each
+optimizer's smallest rate within 0.1 points of its best (the noise of a seed), because small rates
+diverge less often.
 
     LENET_JAX_TEST_DATA=path/to/mnist python experiments/learning_rates.py
 

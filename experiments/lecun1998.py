@@ -14,7 +14,7 @@ it on the other 10,000 (results/lecun1998_search.{json,md}). PLAIN and DISTORTED
 candidates whose mean is within two standard errors of the best, the best of those with the fewest
 epochs. The second command trains the networks of the table, reads the 10,000 test images at its end
 (results/lecun1998.{json,md}), and writes the package's weights: the first distorted network, with
-logits that are divided by TEMPERATURE, so that its probabilities are as often right as they say.
+logits that are divided by TEMPERATURE, so that its probabilities are calibrated.
 They take about 70 and 30 minutes on 2 cores. Both keep finished slices in runs/lecun1998
 (`--folder`) and continue from there when they are started again.
 """

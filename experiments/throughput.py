@@ -1,4 +1,4 @@
-"""How many images per second does a training step take, against PyTorch and the usual Flax form?
+"""How many images per second does training process, beside PyTorch and the usual Flax form?
 
 Times full steps (forward, cross-entropy, backward, adam) of the tutorial's network, and the forward
 pass alone. JAX has a process, and PyTorch has one for each instruction set of the processor: its
@@ -6,7 +6,8 @@ eager forms on all of them, its compiled forms on those since AVX2. All rows of 
 timed in turn, round after round, so that a machine whose speed drifts slows all of them alike.
 Ratios are taken within a round, against the fastest of PyTorch's rows, and the tables show their
 median and quartiles. A round in which a row has less than 60 % of its own median speed is told
-apart: it is repeated, does not count, and is listed with the cores that were busy. Our rows are
+apart: it is repeated and left out (after twice as many rounds all count), and is listed with the
+cores that were busy. Our rows are
 compiled as `train_step` and `train_epoch` are, with `lenet_jax.core.jit`; the usual Flax form has
 JAX's default options; PyTorch's adam is fused, its compiled forms have frozen weights in inference,
 and glibc keeps its large freed blocks.
@@ -19,7 +20,7 @@ multiply-add, because the first convolution has three times as many.
 
     python experiments/throughput.py            # about 12 minutes on 2 cores
     python experiments/throughput.py --isa=avx2 # both sides held to AVX2
-    python experiments/throughput.py --smoke    # one round of one batch size, nothing written
+    python experiments/throughput.py --smoke    # one round of one batch size
     python experiments/throughput.py --redraw   # tables and figure from the .json files, no timing
 
 Writes results/throughput.<processor>.{json,md}, or results/throughput_avx2.<processor>.*, and
@@ -39,7 +40,7 @@ from tqdm import tqdm
 
 BATCH_SIZES, ACCELERATOR_SIZES = (16, 64, 256, 1024), (64, 1024, 8192)
 MEMBER_BATCH = 64  # at which 8 networks and images of 3 channels are timed, too
-ROUNDS, SECONDS = 7, 0.3  # a measurement lasts at least so long
+ROUNDS, SECONDS = 7, 0.3  # a measurement lasts about so long
 
 
 def start_workers(smoke: bool = False) -> tuple[list[Worker], dict[str, Any]]:

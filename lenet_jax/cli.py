@@ -1,7 +1,7 @@
 """What all commands share: flags made from a dataclass of settings, help, JAX's start, exit codes.
 
 A command exits with 0 when it has done its work, with 1 when it failed, and with 2 and one line on
-stderr when it was given something impossible. A signal that it handles ends it with 128 and the
+stderr when it was given something impossible. A signal that it handles ends it with 128 plus the
 signal's number, as shells count; so does a closed pipe, as after `| head`.
 
 Packages of extras are imported in functions, so that a command without its extra gets as far as
@@ -138,7 +138,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             fail(f"stdout cannot be written to ({error.strerror})", 1)
         fail(error, 1)
     except MemoryError as error:
-        fail(f"this machine's memory, or `ulimit -v`, is too small {error}", 1)
+        fail(f"too little memory: close other programs, or raise `ulimit -v` {error}", 1)
     except RuntimeError as error:
         if not isinstance(error, jax.errors.JaxRuntimeError) and "new thread" not in str(error):
             raise
@@ -154,7 +154,7 @@ def print_line(line: str) -> None:
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
-    """tqdm's bar, but only on a terminal, from which it goes when it is closed."""
+    """tqdm's bar, but only on a terminal, where it disappears when it is closed."""
     from tqdm import tqdm
 
     return tqdm(*args, leave=False, disable=None, **kwargs)

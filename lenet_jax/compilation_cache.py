@@ -7,14 +7,14 @@ from pathlib import Path
 
 import jax
 
-CACHE_BYTES = 2**28  # of compiled functions on disk, the least recently used go; a run has 3 MB
+CACHE_BYTES = 2**28  # beyond, JAX removes the least recently used entries; a run needs 3 MB
 
 
 def enable_compilation_cache() -> None:
     """Keeps compiled functions in ~/.cache/lenet_jax, or where JAX_COMPILATION_CACHE_DIR says.
 
-    Call it before the first step: a later process then starts in a third of the time. A folder that
-    cannot be written to costs time only. Without the package `filelock` its size has no bound.
+    Call it before the first step: a later process then compiles nothing. A folder that cannot be
+    written to costs time only. Without the package `filelock` the folder grows without a limit.
     """
     config = jax.config
     if config.jax_compilation_cache_dir:

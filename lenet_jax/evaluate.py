@@ -9,8 +9,8 @@
 The test images belong to the run's own data set unless --dataset names another one. Their pixels
 are normalised as in training. The command prints a table and writes the same numbers to --output:
 by default evaluation.json in the run's folder, or evaluation-<data set>.json for other images than
-the run's own. Without --workdir and --init_from it measures the package's network. Of several runs
-it measures the ensemble too, whose probabilities are the mean of theirs. Without --workdir, and of
+the run's own. Without --workdir and --init_from it measures the package's network. With several
+runs it also measures their ensemble, the mean of their probabilities. Without --workdir, or with
 several runs, it writes nothing by default.
 """
 
@@ -105,7 +105,7 @@ def _format_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 
 def evaluate_ensemble(runs: Sequence[TrainedRun], dataset: data.Dataset) -> dict[str, Any]:
-    """{"members", "ensemble"}: results of `measure_run`, whose probabilities the ensemble averages.
+    """{"members", "ensemble"}: `measure_run` of each run, and of their mean probabilities.
 
     Raises:
       ValueError: the runs do not have the same classes.

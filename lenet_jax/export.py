@@ -5,7 +5,7 @@
     python -m lenet_jax.export --init_from=net.pt --format=html --output=net.html
 
 torch      a safetensors file that the tutorial's own Net and --init_from of train load
-stablehlo  a compiled function that jax.export runs on CPU, GPU and TPU without this package
+stablehlo  a StableHLO module that jax.export runs on CPU, GPU and TPU without this package
 onnx       a model for onnxruntime and all other programs that read ONNX
 html       a page to draw on, with the network inside, for any browser
 

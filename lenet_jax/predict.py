@@ -13,7 +13,7 @@ TIFF file, and the first frame of an animation that is not empty.
 
 It prints one line per picture as soon as it has read it: the file, the predicted class, the
 runner-up, and their probabilities; if there are several characters, all of them from left to right.
-Below a probability of 80 % it says "unsure". A note on stderr tells when what is read
+Below a probability of 80 % it says "unsure". A note on stderr says when a character
 touches the picture's border or fills the picture, and --output=DIR writes the network's inputs. A
 picture that cannot be read gets a line on stderr, and the exit code is 1.
 """
@@ -119,7 +119,7 @@ def _print(page: "reading.Reading", as_json: bool, note: cli.Log) -> None:
     if page.note:
         note(f"note: {name}: {page.note}")
     if doubts := dict.fromkeys(each.doubt for each in page.found if each.doubt):
-        note(f"note: {name}: what is read {', '.join(doubts)}")
+        note(f"note: {name}: a character {', '.join(doubts)}")
     if as_json:
         cli.print_line("\n".join(map(json.dumps, page.answers)))
     elif not error:

@@ -69,7 +69,7 @@ def report(
 ) -> Path:
     """Writes the page about the first run into `folder`, and returns its path.
 
-    Its test split has `logits` [N, C] and the `result` of `measure_run`.
+    `logits` [N, C] are the first run's on the test split, and `result` is `measure_run`'s.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.

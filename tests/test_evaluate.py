@@ -142,7 +142,9 @@ def test_other_images_of_the_same_name_are_told_and_leave_the_runs_numbers(
     monkeypatch.setattr(data, "load", lambda *args, **kwargs: other)
     evaluate.main(["evaluate", f"--workdir={path}"])
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert told == [f"note: the images differ from those that the run had from {digits.source}"]
+    assert told == [
+        f"note: these images differ from the run's own, which came from {digits.source}"
+    ]
     assert (path / "evaluation.json").read_bytes() == before
     assert json.loads((path / "evaluation-digits.json").read_text())["note"] == told[0]
 

@@ -135,7 +135,7 @@ def test_a_doubt_about_what_is_read_is_a_note(capsys):
     )
     notes = []
     predict._print(page, False, notes.append)
-    assert notes == ["note: a.png: what is read touches the picture's border"]
+    assert notes == ["note: a.png: a character touches the picture's border"]
 
 
 def test_without_a_run_the_packages_network_reads_and_says_so(tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_a_run_that_was_copied_here_is_reported_with_data_dir(tiny_run, tmp_path
         assert err.startswith(f"error: {tmp_path / 'gone'}, where the run had its data: ")
         assert err.endswith("name another folder with --data_dir\n")
         report.main(["report", f"--workdir={path}", f"--data_dir={tmp_path}"])
-    note = "note: the images differ from those that the run had from "
+    note = "note: these images differ from the run's own, which came from "
     assert note in capsys.readouterr().out
     text = Page((path / "report" / "index.html").read_text()).text
     assert note in text

@@ -162,7 +162,9 @@ def test_a_file_of_letters_starts_letters_and_nothing_else(letters_run, tmp_path
         train.main(["train", "--dataset=digits", *flags])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    sizes = "is of 26 classes and 1 channel, and the data have 10 classes and 1 channel"
+    sizes = (
+        "its network is for 26 classes and 1 channel, and the data have 10 classes and 1 channel"
+    )
     assert line == f"error: --init_from={file}: {sizes}"
     where = f"--data_dir={letters_run.parent}"
     train.main(["train", "--dataset=emnist_letters", where, "--batch_size=32", *flags])

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from lenet_jax.core import losses, seeds
 from lenet_jax.core.augment import AugmentConfig, augment
 from lenet_jax.core.jit import as_pytree, jit
-from lenet_jax.core.model import IMAGE_SIZE
+from lenet_jax.core.model import IMAGE_SIZE, shape_hint
 from lenet_jax.core.sharding import BATCH
 from lenet_jax.core.split import Split
 from lenet_jax.core.step import Batch, LossFn, Metrics, TrainState, apply, measure, update
@@ -75,9 +75,10 @@ def run_steps(
       start, stop: the range of rows of `order`; data, so that all parts of an epoch share one
         compiled function.
       key: for the draws of `prepare`; one key for the whole epoch.
-      prepare: a function (key, images, labels) -> batch: of a step's key, uint8 images
-        [B, 32, 32, channels] and labels [B] it makes what `step.update` takes, for mixup, label
-        noise or a teacher's logits. An `AugmentConfig` augments and normalises; None normalises.
+      prepare: a function (key, images, labels) -> batch. From a step's key, uint8 images
+        [B, 32, 32, channels] and labels [B] it makes the batch for `step.update`, such as mixup,
+        label noise or a teacher's logits. An `AugmentConfig` augments and normalises; None only
+        normalises.
       mesh: from `sharding.make_batch_mesh`: the devices that share each batch, in which case
         `loss_fn` must be a mean. Each calls a function `prepare` with its part of the batch and its
         own key, so that the draws depend on the number of devices; those of an `AugmentConfig` do
@@ -105,7 +106,7 @@ def run_steps(
 
 
 def _run_part(state, split, order, start, stop, key, loss_fn, prepare, axis_name=None):
-    """`run_steps` on one device, of which `order` has the part of each batch."""
+    """`run_steps` on one device; `order` holds its part of each batch."""
 
     def body(i, carry):
         state, sums = carry
@@ -177,8 +178,8 @@ def check_split(split: Split, batch_size: int = 1) -> None:
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: the images are not [N, 32, 32, channels], or the numbers of images and labels
-        differ or are less than a batch.
+      ValueError: the images are not square, [N, side, side, channels], or the numbers of images
+        and labels differ or are less than a batch.
     """
     images, labels = split.images, split.labels
     if images.dtype != jnp.uint8:
@@ -188,8 +189,8 @@ def check_split(split: Split, batch_size: int = 1) -> None:
         )
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise ValueError(
-            f"images must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, channels], got {list(images.shape)}; "
-            "channels come last: images.transpose(0, 2, 3, 1)"
+            f"images must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, channels], got {list(images.shape)}"
+            f"{shape_hint(images.shape)}"
         )
     count = len(images)
     if labels is not None and len(labels) != count:

@@ -118,8 +118,8 @@ def cross_entropy(
       A scalar, or [B] if not reduced. The mean over no examples is NaN, as in torch.
 
     Raises:
-      ValueError: the shapes do not fit, an option is outside its range, or `ignore_index` is given
-        with soft targets.
+      ValueError: the shapes do not fit, an option is outside its range, or an
+        `ignore_index` from 0 is given with soft targets.
 
     >>> round(float(cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 7]))), 4)
     2.3026

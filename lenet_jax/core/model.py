@@ -17,6 +17,24 @@ InitFn = Callable[[jax.Array, Shape, int], jax.Array]  # key, shape, fan_in
 IMAGE_SIZE = 32  # pixels per side
 
 
+def shape_hint(shape: Shape) -> str:
+    """What to do with images of a wrong shape, as the end of a message, or nothing.
+
+    >>> shape_hint((64, 28, 28))
+    '; channels are the last axis: images[..., None]'
+    """
+    match shape:
+        case (height, width, 1 | 3) if height == width:
+            return "; the batch is the first axis: images[None]"
+        case (_, height, width) if height == width:
+            return "; channels are the last axis: images[..., None]"
+        case (_, 28, 28, _):
+            return "; pad them: numpy.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))"
+        case (_, 1 | 3, height, width) if height == width:  # as in PyTorch
+            return "; channels come last: images.transpose(0, 2, 3, 1)"
+    return ""
+
+
 class TorchUniform:
     """Initialises kernels and biases as PyTorch's `Conv2d` and `Linear` do: uniform in ±1/√fan_in.
 
@@ -99,13 +117,9 @@ class LeNet(nn.Module):
     def _check_shape(self, images: jax.Array) -> None:
         shape = (IMAGE_SIZE, IMAGE_SIZE, self.in_channels)
         if images.shape[1:] != shape:
-            hint = "channels come last"
-            if images.shape == shape:
-                hint = "add a batch axis with images[None]"
-            elif images.shape[2:] == shape[:2]:  # as in PyTorch
-                hint += ": images.transpose(0, 2, 3, 1)"
             wanted = f"of shape [batch, {', '.join(map(str, shape))}]"
-            raise ValueError(f"LeNet takes images {wanted}, got {list(images.shape)}; {hint}")
+            hint = shape_hint(images.shape)
+            raise ValueError(f"LeNet takes images {wanted}, got {list(images.shape)}{hint}")
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -179,7 +179,7 @@ def _backward(residuals, g_TKPQL, selects_slowly):
     else:
         d_x = lax.map(lambda tile: input_gradient(_to_corners(*tile)), g_and_corner)
         d_kernel = _kernel_gradient(*g_and_corner, x_TCHWL)
-    return d_x, d_kernel, _sum_last(g_TKPQL, 3).sum(0)  # d_x is dead code in the first layer
+    return d_x, d_kernel, _sum_of_pixels(g_TKPQL).sum(0)  # d_x is dead code in the first layer
 
 
 def _is_small(g_TKPQL):
@@ -410,12 +410,12 @@ def _input_gradient(d_y, matrix, shape_CPQL):
     return d_x.reshape(C, 2 * (P + m - 1), 2 * (Q + m - 1), L)
 
 
-def _sum_last(x: jax.Array, axes: int) -> jax.Array:
-    """Sums over the last axes, lanes included, by a product with ones.
+def _sum_of_pixels(x_TKPQL: jax.Array) -> jax.Array:
+    """Sums over pixels and lanes, [T, K], by a product with ones.
 
     XLA would fuse a reduction with the expression before it and vectorise neither.
     """
-    x = x.reshape(*x.shape[: x.ndim - axes], -1)
+    x = x_TKPQL.reshape(*x_TKPQL.shape[:2], -1)
     return x @ jnp.ones(x.shape[-1], x.dtype)
 
 

@@ -36,7 +36,7 @@ class MemberConfig(NamedTuple):
     """The differences between N networks: numbers [N] (or lists), or one number for all networks.
 
     With a common `order_seed`, all networks see the same batches, which are gathered only once.
-    None removes a part.
+    None leaves a part out.
     """
 
     seed: ArrayLike  # for the initial parameters
@@ -109,12 +109,11 @@ def train(
     done, parts = [], list(slices(members, slice_size))
     size = num_members(parts[0])  # the largest; the others are padded to it, to compile once
     mesh = make_member_mesh(size)
+    replicated, train_chunk = replicate(mesh, split), partial(train_steps, make=make, mesh=mesh)
     for part in parts:
         count, curve = num_members(part), []
         part = _pad(part, -(-size // mesh.size) * mesh.size)
         states = shard(mesh, create(part, make, model))
-        train_chunk = partial(train_steps, make=make, mesh=mesh)
-        replicated = replicate(mesh, split)
         for number in range(epochs):
             orders = epoch_orders(part, number, len(split.labels), batch_size=batch_size)
             for start, stop in _iter_chunks(steps):

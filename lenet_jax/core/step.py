@@ -58,8 +58,9 @@ def create_train_state(
 ) -> TrainState:
     """The state before the first step, for `model` (`LeNet()` if None) and any optax optimizer.
 
-    It holds a copy of `params`, or random parameters by `key`, a key or a seed, if None. No two of
-    its arrays share memory, so that a step can consume it. Dropout gets no key.
+    It holds a copy of `params`; if that is None, random parameters drawn from `key`, a key or an
+    integer. No two of its arrays share memory, so that a step can consume it. A model with dropout
+    gets no key for it.
 
     Raises:
       ValueError: the model has state besides its parameters, such as BatchNorm's.
@@ -180,7 +181,7 @@ def update(
 def train_step(
     state: TrainState, batch: Batch, loss_fn: LossFn = losses.cross_entropy
 ) -> tuple[TrainState, Metrics]:
-    """Consumes its state: `update`, jitted, reuses the memory of `state` for the next state.
+    """Consumes its state: it is `update`, jitted, and reuses the memory of `state` for the next.
 
     Keep the returned state and drop the one passed in. Reading that one raises a RuntimeError
     ("Array has been deleted"); training on it raises the same or a ValueError ("Buffer has been

@@ -111,7 +111,7 @@ def _load_named(name: str, data_dir: Path, log: Callable[[str], None]) -> Datase
     if splits.train_images.ndim == 3:  # photographs in colour have no paper
         splits, change = white_on_black(splits)
         if change:
-            log(f"note: the images from {source} were {change}; pictures and drawings will be too")
+            log(f"note: the images from {source} were {change}; predict does so with pictures")
             source += f", {change}"
     dataset = _dataset(name, source, splits)
     if dataset.classes != INFO[name].classes:

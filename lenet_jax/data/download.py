@@ -1,8 +1,8 @@
 """Downloads data sets into tensorflow-datasets' folder, and compares its checksums.
 
 Its own downloader knows no timeout: without a network it tries for minutes, and a server that
-stalls blocks it for ever. Only the arrays are kept, see `prepared`; of an archive that holds
-several data sets those of all, so that it is downloaded once.
+stalls blocks it for ever. Only the arrays are kept, see `prepared`; if an archive holds
+several data sets, the arrays of all, so that it is downloaded once.
 """
 
 import hashlib

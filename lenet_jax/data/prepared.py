@@ -1,6 +1,6 @@
 """Copies that tensorflow-datasets prepared, read without TensorFlow, and the arrays kept of them.
 
-Decoding 70,000 PNG images takes 10 s. The arrays, of a copy as of a download, are therefore kept
+Decoding 70,000 PNG images takes 10 s. The arrays of a copy or a download are therefore kept
 as `<folder>/<name>/lenet_jax.npz`: the fields of `RawSplits`, in the order of the published files,
 so that a run does not depend on where its data came from. If that file is deleted or damaged (zip
 checks a CRC-32), it is written again.

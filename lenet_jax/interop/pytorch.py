@@ -1,8 +1,8 @@
 """Parameters to and from PyTorch: as arrays, and as the files in which state dicts are saved.
 
 PyTorch stores convolution kernels as [out, in, height, width] and dense ones as [out, in], and its
-`flatten` orders the 400 features channel-major; ours are HWIO, [in, out] and channel-minor. Only
-this module knows.
+`flatten` orders the 400 features channel-major; ours are HWIO, [in, out] and channel-minor. No
+other module deals with these differences.
 """
 
 import hashlib
@@ -119,8 +119,8 @@ def read_params(
 ) -> tuple[dict[str, dict[str, np.ndarray]], str]:
     """Parameters from a file with the tutorial's state dict, and the file's SHA-256 digest.
 
-    A `.safetensors` file, or a `.pt` or `.pth` file, which PyTorch reads without running code from
-    it. Floating-point arrays of other types are converted to float32; `log` gets a line if the
+    The file ends in `.safetensors`, or in `.pt` or `.pth`, which PyTorch reads without running code
+    from it. Floating-point arrays of other types are converted to float32; `log` gets a line if the
     state dict had to be unwrapped.
 
     Raises:
@@ -138,9 +138,11 @@ def read_params(
         params = from_state_dict(_checked(state))
         theirs = model_for(params)
         if theirs.num_classes < 2:
-            raise ValueError("is of 1 class; at least 2 are needed")
+            raise ValueError("its network has 1 class; at least 2 are needed")
         if model is not None and theirs != model:
-            raise ValueError(f"is of {sizes(theirs)}, and the data have {sizes(model)}")
+            raise ValueError(
+                f"its network is for {sizes(theirs)}, and the data have {sizes(model)}"
+            )
     except (MemoryError, OSError) as error:
         reason = damage.reason(error)
         raise ValueError(f"--init_from={path}: cannot be read ({reason})") from error

@@ -22,19 +22,19 @@ MIDDLE = 16  # the pixel nearest to the centre of mass of MNIST's digits; 14 in 
 EMPTY = "is empty: nothing stands out from the background"
 
 # All of these were chosen on the pictures of experiments/draw_pictures.py; a size is a diagonal.
-FINE = 288  # pixels per side: the most of the picture on which things are looked for
+FINE = 288  # pixels per side, at most, of the picture on which things are looked for
 DETAILED = 120  # pixels of that picture: the size of a character that is large enough there
-AROUND = 1 / 4  # of a character's size: the width of the paper around it that is looked at
-SMOOTH_PAPER = 1 / 20  # of a character's size: the paper's smoothing, as a standard deviation
+AROUND = 1 / 4  # width of the paper around a character that is looked at, as a share of its size
+SMOOTH_PAPER = 1 / 20  # standard deviation of the paper's smoothing, as a share of that size
 DEEPEST_SHADOW = 10  # times as dark as the lightest paper
 THICK = 40  # pixels: the size of a character whose edges are two pixels wide, not one
-CLEAR = 10  # standard deviations of the noise: the least contrast of ink without grain
-CORE = 1 / 5  # of the strongest ink: the least of a stroke
+CLEAR = 10  # minimum contrast of ink without grain, in standard deviations of the noise
+CORE = 1 / 5  # minimum ink of a stroke, as a share of the strongest ink
 GRAINY_CORE = 1 / 3  # the same where there is grain
-CORE_TO_NOISE = 4  # standard deviations of the noise: the least of a stroke
-INK_TO_NOISE = 3  # standard deviations of the noise: the least of a stroke's edge
-LEAST_PART = 1 / 20  # of the ink of the largest part: the least of another one
-FULL = 0.8  # of the picture: the most that a character's box covers
+CORE_TO_NOISE = 4  # minimum ink of a stroke, in standard deviations of the noise
+INK_TO_NOISE = 3  # minimum ink of a stroke's edge, in standard deviations of the noise
+LEAST_PART = 1 / 20  # minimum ink of a further part, as a share of the largest part's
+FULL = 0.8  # maximum share of the picture that a character's box covers
 
 
 class Found(NamedTuple):

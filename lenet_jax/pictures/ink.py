@@ -2,8 +2,9 @@
 
 A sheet, a frame and a cell of a form are things, too; `choose` calls them cards, and recognises
 them as rectangles around another thing. It leaves out what touches the picture's border, unless
-there is nothing else. Things that look alike and stand side by side are separate characters;
-strokes that lie close together, or one over the other, belong to the same character.
+there is nothing else, or only a speck, a hole or a part of it. Things that look alike and stand
+side by side are separate characters; strokes that lie close together, or one over the other, belong
+to the same character.
 """
 
 import numpy as np
@@ -12,35 +13,35 @@ from lenet_jax.pictures.things import Thing, dilate, pad
 
 # All of these were chosen on the pictures of experiments/draw_pictures.py. A thing's size is the
 # diagonal of its box; its hull's rectangle is the smallest one, in any direction, around its hull.
-CLOSED = 0.8  # of a thing's outline: the least with an edge
-WEAKEST = 1 / 4  # of the strongest contrast: the least of ink
-STRONG = 0.4  # of the strongest contrast: more makes a thing no more likely to be ink
-MOST_BORDER = 0.5  # of the picture's border: the most that ink covers
-MOST_CUT = 0.45  # of the outline of ink: the most that lies outside the picture
-THICKEST = 0.34  # of its size: the most thickness of ink that touches the border
-SPECK = 1 / 8  # of the size of ink that touches the border: the most of a speck beside it
-PART_CONTRAST = 0.8  # of a part's contrast: the least of ink that touches the border
-LARGER = 1.05  # of a thing's size: the least of what is around it
-COVERED = 0.1  # of a thing's area: the least in another thing that it is a part of
-RECTANGLE = 0.93  # of its hull's rectangle: the least area of a card's hull
+CLOSED = 0.8  # minimum share of a thing's outline that has an edge
+WEAKEST = 1 / 4  # minimum contrast of ink, as a share of the strongest contrast
+STRONG = 0.4  # share of the strongest contrast beyond which a thing is no more likely to be ink
+MOST_BORDER = 0.5  # maximum share of the picture's border that ink covers
+MOST_CUT = 0.45  # maximum share of ink's outline that lies outside the picture
+THICKEST = 0.34  # maximum thickness of ink that touches the border, as a share of its size
+SPECK = 1 / 8  # maximum size of a speck, as a share of the ink beside it that touches the border
+PART_CONTRAST = 0.8  # minimum contrast of ink that touches the border, as a share of its part's
+LARGER = 1.05  # minimum size of what is around a thing, as a multiple of the thing's
+COVERED = 0.1  # minimum share of a thing's area that lies in the thing of which it is a part
+RECTANGLE = 0.93  # minimum area of a card's hull, as a share of its hull's rectangle
 EXACT_RECTANGLE = 0.95  # the same, for a card that is open
-CONVEX = 0.9  # of its hull: the least area of a card that is not open
-SOLID = 0.75  # of its filled outline: the least area of a sheet
-CONTENT = 1 / 5  # of a card's size: the least of what is on it
-CARD_EDGE = 0.03  # of a card's size: the most distance from its side to a piece of its edge
-SAME_SIZE = 0.85  # of a thing's size: the least at another level
-SAME_PLACE = 0.15  # of a thing's size: the most that its sides move between levels
-SHARP = 0.75  # of a thing's contrast at its best level: the least at the level that is taken
-ALIKE_CONTRAST = 0.4  # of the best character's contrast: the least of another one
-ALIKE_HEIGHT = 0.5  # of the best character's height: the least of another one
-ALIKE_SIZE = 1.3  # of the best character's size: the most of another one, or of a stroke
-ALIKE_PEN = (0.4, 2.5)  # of the best character's thickness: another one's
-SERIF = 0.3  # of the narrower character's width: the most columns that two have in common
-STROKE_CONTRAST = 1 / 4  # of a character's contrast: the least of a detached stroke
-STROKE_AREA = 1 / 20  # of a character's area: the least of a detached stroke
-NEAR = 0.06  # of the larger size: the most distance of strokes side by side
-STACKED = 0.4  # of the narrower width: the least columns in common of strokes one over the other
-NEAR_STACKED = 0.25  # of the larger size: the most distance of strokes one over the other
+CONVEX = 0.9  # minimum area of a card that is not open, as a share of its hull
+SOLID = 0.75  # minimum area of a sheet, as a share of its filled outline
+CONTENT = 1 / 5  # minimum size of what is on a card, as a share of the card's size
+CARD_EDGE = 0.03  # maximum distance of a piece of edge from a card's side, as a share of its size
+SAME_SIZE = 0.85  # minimum size of a thing at another level, as a share of its size
+SAME_PLACE = 0.15  # maximum move of a thing's sides between levels, as a share of its size
+SHARP = 0.75  # minimum contrast at the level that is taken, as a share of that at the best level
+ALIKE_CONTRAST = 0.4  # minimum contrast of another character, as a share of the best one's
+ALIKE_HEIGHT = 0.5  # minimum height of another character, as a share of the best one's
+ALIKE_SIZE = 1.3  # maximum size of another character or a stroke, as a multiple of the best one's
+ALIKE_PEN = (0.4, 2.5)  # range of another character's thickness, as multiples of the best one's
+SERIF = 0.3  # maximum columns that two characters have in common, as a share of the narrower width
+STROKE_CONTRAST = 1 / 4  # minimum contrast of a detached stroke, as a share of its character's
+STROKE_AREA = 1 / 20  # minimum area of a detached stroke, as a share of its character's
+NEAR = 0.06  # maximum distance of strokes side by side, as a share of the larger size
+STACKED = 0.4  # minimum common columns of stacked strokes, as a share of the narrower width
+NEAR_STACKED = 0.25  # maximum distance of stacked strokes, as a share of the larger size
 
 
 def choose(things: list[Thing], apart: bool = True) -> list[Thing]:

@@ -20,19 +20,19 @@ from scipy.spatial import ConvexHull
 from lenet_jax.pictures.box import Box
 
 # All of these were chosen on the pictures of experiments/draw_pictures.py.
-FAINTEST = 8  # grey levels: the least contrast of ink
-CLEAREST_NOISE = 6  # standard deviations of the noise: the least contrast of ink
+FAINTEST = 8  # minimum contrast of ink, in grey levels
+CLEAREST_NOISE = 6  # minimum contrast of ink, in standard deviations of the noise
 LEVELS_ABOVE = 8  # thresholds from the paper's grey value to the ink's
 LEVELS_BELOW = 6  # thresholds on the other side of what lies at the border, such as a desk
 MOST_THINGS = 8  # things of a level that are measured, the longest first
-SHORTEST = 3  # pixels: the least length of a thing
-SHORTEST_SHARE = 1 / 40  # of the picture's longer side: the least length of a thing
-SMOOTHING = 1 / 150  # of the picture's longer side, up to 1 pixel: standard deviation
-EDGE_REACH = 3  # pixels: an edge's width, on either side, after smoothing
-EDGE = 0.4  # of the contrast of an outline's sharpest quarter: the least contrast of an edge
-COARSE = 64  # pixels per side: the picture of which local medians are taken
-WINDOW = 1 / 4  # of the picture's longer side: the side of the local median's window
-EVEN_BORDER = 0.98  # of the border's pixels: the least near its plane on an evenly lit scan
+SHORTEST = 3  # minimum length of a thing, in pixels
+SHORTEST_SHARE = 1 / 40  # minimum length of a thing, as a share of the picture's longer side
+SMOOTHING = 1 / 150  # standard deviation, as a share of the longer side; 1 pixel at most
+EDGE_REACH = 3  # width of an edge after smoothing, on either side, in pixels
+EDGE = 0.4  # minimum contrast of an edge, as a share of that of an outline's sharpest quarter
+COARSE = 64  # pixels per side of the picture of which local medians are taken
+WINDOW = 1 / 4  # side of the local median's window, as a share of the picture's longer side
+EVEN_BORDER = 0.98  # minimum share of the border near its plane on an evenly lit scan
 OUTLIER = 2.5  # median distances from the border's plane: pixels beyond are not background
 FIRST_OUTLIER = 60  # grey levels more than that, before a plane is fitted
 

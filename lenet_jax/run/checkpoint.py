@@ -86,10 +86,10 @@ def latest_valid(folder: Path, like: Like, log: Callable[[str], None]) -> Checkp
         except FileNotFoundError:  # a running training has just replaced it by a later one
             continue
         except CheckpointError as error:
-            log(f"a damaged checkpoint is skipped: {error}")
+            log(f"a checkpoint that cannot be used is skipped: {error}")
             damaged.add(found[-1])
     if damaged:
-        lost = f"all {len(damaged)} checkpoints are damaged"
+        lost = f"none of the {len(damaged)} checkpoints can be used"
         raise CheckpointError(f"{folder}: {lost}; train with --noresume starts the run again")
     if any(folder.glob("step_*/")):
         raise CheckpointError(

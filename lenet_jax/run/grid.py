@@ -35,7 +35,8 @@ class SweepSettings(TrainingSettings):
 
     optimizers: str = setting("sgd,nesterov,adam,rmsprop", "optimizers to compare, comma-separated")
     learning_rates: str | None = setting(
-        None, "learning rates of each, comma-separated (default: 1/4 to 4 times its own default)"
+        None,
+        "learning rates for each optimizer, comma-separated (default: 1/4 to 4 times its default)",
     )
     seeds: int = setting(3, "networks per setting", valid=between(1, 10_000))
     slice_size: int = setting(
@@ -47,7 +48,10 @@ class SweepSettings(TrainingSettings):
         affects_results=False,
     )
     workers: int | None = setting(
-        None, "local processes to train in, by Dask", valid=at_least(1), affects_results=False
+        None,
+        "how many local processes train, started by Dask",
+        valid=at_least(1),
+        affects_results=False,
     )
 
     def __post_init__(self) -> None:
@@ -139,7 +143,7 @@ def split_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_slice(shared: Shared, part: Slice, log_updates: LogUpdates) -> Records:
-    """Of each network: its settings, its loss curve, its accuracy on held-out images."""
+    """Trains a slice; returns each network's settings, loss curve and held-out accuracy."""
     settings, model, split = shared
     held_out, rest = (take(split, rows) for rows in split_indices(len(split.labels)))
     # The last slice repeats its last network, because another length would compile again.
@@ -267,6 +271,6 @@ def summarise(records: Records) -> list[dict[str, Any]]:
 
 
 def standard_error(row: Mapping[str, Any], held_out: int) -> float:
-    """Of a row's mean: it has a few seeds (two at least), and was measured on `held_out` images."""
+    """The standard error of a row's mean over two or more seeds, from `held_out` images."""
     mean, sd = row["mean"], row["sd"]
     return math.sqrt(sd**2 / row["seeds"] + mean * (1 - mean) / held_out)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lenet_jax.cli import count
 from lenet_jax.files import add_path_to_oserror, atomic_write
 
 if TYPE_CHECKING:
@@ -122,8 +123,7 @@ def result_line(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return "its metrics.jsonl is missing"
     last = records[-1]
-    epochs = f"{last['epoch']} epoch{'s' * (last['epoch'] > 1)}"
-    return f"test accuracy {last['test_accuracy']:.2%} after {epochs}"
+    return f"test accuracy {last['test_accuracy']:.2%} after {count(last['epoch'], 'epoch')}"
 
 
 def _open_events(folder: Path, purge_step: int) -> "RecordWriter":

@@ -272,7 +272,7 @@ def _shapes(state: TrainState) -> TrainState:
 
 
 def _compile_evaluation(state: TrainState, split: data.Split, loss_fn: LossFn) -> None:
-    """So that the first `evaluate` of arguments like these starts at once."""
+    """Compiles `evaluate` for arguments like these, so that its first call starts at once."""
     evaluate.lower(state, split, loss_fn=loss_fn).compile()
 
 

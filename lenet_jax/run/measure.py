@@ -110,7 +110,7 @@ def _data_note(run: TrainedRun, dataset: data.Dataset) -> str:
     own = run.config["data"]
     known = dataset.name == own["name"] and "sha256" in own  # not for a file of parameters
     if known and folder.data_digest(dataset) != own["sha256"]:
-        return f"note: the images differ from those that the run had from {own['source']}"
+        return f"note: these images differ from the run's own, which came from {own['source']}"
     return ""
 
 

@@ -123,7 +123,10 @@ def prediction(
 
 
 def write_images(folder: Path, reading: Reading, number: int) -> None:
-    """Writes the network's inputs as <number>-<name>.png, with -1, -2, ... if there are several."""
+    """Writes the network's inputs as <number>-<name>.png.
+
+    A later page adds -page2, ..., and several characters -1, -2, ...
+    """
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

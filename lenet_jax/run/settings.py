@@ -112,12 +112,15 @@ class Settings(TrainingSettings):
         3, "how many of the latest checkpoints to keep", valid=at_least(1), affects_results=False
     )
     checkpoint_every_steps: int | None = setting(
-        None, "also save after every so many steps", valid=at_least(1), affects_results=False
+        None,
+        "also save a checkpoint each time this many steps are done",
+        valid=at_least(1),
+        affects_results=False,
     )
     summary: bool = setting(
         False,
         "instead of training, print the layers of the data set's network with shapes, parameters "
-        "and FLOPs; it reads no images",
+        "and FLOPs; no images are read",
         affects_results=False,
     )
     compilation_cache: bool = setting(

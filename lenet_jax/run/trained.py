@@ -34,17 +34,17 @@ class NetworkSettings:
     )
     mean: str | None = setting(
         None,
-        "mean of the pixels in 0..1 that normalised the images of --init_from, a number or, "
+        "mean, in 0..1, of the pixels that the network of --init_from was trained on: a number or, "
         "comma-separated, one per channel (default: the file's, if lenet_jax.export wrote it, else "
         "the data set's)",
     )
-    std: str | None = setting(None, "their standard deviation, likewise")
+    std: str | None = setting(None, "standard deviation of these pixels, in the same form")
     file_flags: ClassVar = ("dataset", "mean", "std")  # only --init_from takes them
 
     def __post_init__(self) -> None:
         check(self)
         if self.init_from is not None and self.workdir:
-            raise ValueError("--init_from and --workdir are two networks; give one of them")
+            raise ValueError("--init_from and --workdir name two networks; give one of them")
         for name in self.file_flags if self.init_from is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name} goes with --init_from; a run has its own")

@@ -54,7 +54,8 @@ def draw(
     """The figures of the page as PNG files, by name; needs matplotlib.
 
     `split` is the test split, normalised as the network was trained, and `logits` [N, C] and
-    `result` (of `run.measure.measure_run`) are of it. `records` has those of each run by its name.
+    `result` (of `run.measure.measure_run`) belong to it. `records` maps each run's name to its
+    metrics.
     """
     from lenet_jax.viz import figures
 

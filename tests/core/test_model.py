@@ -143,7 +143,12 @@ def test_tabulate_counts_the_parameters():
     ("shape", "hint"),
     [
         ((32, 32, 1), r"images\[None\]"),
-        ((2, 28, 28, 1), "28"),
+        ((32, 32), r"\[32, 32\]$"),
+        ((2, 32, 32), r"axis: images\[..., None\]"),
+        (
+            (2, 28, 28, 1),
+            r"pad them: numpy.pad\(images, \(\(0, 0\), \(2, 2\), \(2, 2\), \(0, 0\)\)\)",
+        ),
         ((2, 1, 32, 32), r"last: images.transpose\(0, 2, 3, 1\)"),
     ],
 )

@@ -171,7 +171,7 @@ FAULTS = {
     "n.safetensors": (lambda path: save_file(spoiled("transposed"), path), "fc3.weight has shape"),
     "v.safetensors": (
         lambda path: save_file(spoiled("one class"), path),
-        ": is of 1 class; at least 2 are needed$",
+        ": its network has 1 class; at least 2 are needed$",
     ),
 }
 

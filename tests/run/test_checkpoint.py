@@ -205,7 +205,7 @@ def test_damage_is_one_line_and_the_one_before_is_used(damage, two, tmp_path):
             assert reported == []
         else:
             (line,) = reported
-            assert line.startswith(f"a damaged checkpoint is skipped: {file}: ")
+            assert line.startswith(f"a checkpoint that cannot be used is skipped: {file}: ")
             assert "\n" not in line
     assert harmless <= (20 if damage is flip_in_a_header else 1)
 
@@ -231,7 +231,9 @@ def test_all_damaged_is_an_error_and_no_fresh_start(two, tmp_path):
     folder, reported = shutil.copytree(two[0], tmp_path / "checkpoints"), []
     for file in folder.iterdir():
         os.truncate(file, 9)
-    with pytest.raises(CheckpointError, match=r": all 2 checkpoints are damaged; train with --no"):
+    with pytest.raises(
+        CheckpointError, match=r": none of the 2 checkpoints can be used; train with --no"
+    ):
         checkpoint.latest_valid(folder, always(two[1]), reported.append)
     assert len(reported) == 2
 

@@ -393,7 +393,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_bits
 def test_no_intact_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
     fit(tmp_path)
     damage(tmp_path, *checkpoint.steps(tmp_path / folder.CHECKPOINTS))
-    with pytest.raises(ValueError, match=r"all 3 checkpoints are damaged; train with --noresume"):
+    with pytest.raises(
+        ValueError, match=r"none of the 3 checkpoints can be used; train with --noresume"
+    ):
         fit(tmp_path)
     shutil.rmtree(tmp_path / folder.CHECKPOINTS)
     with pytest.raises(ValueError, match="its checkpoints are gone; --noresume starts again"):

@@ -54,7 +54,7 @@ def test_only_images_of_the_same_name_are_compared_with_the_runs(tiny_run):
     of_a_file = {name: run.config["data"][name] for name in run.config["data"] if name != "sha256"}
     file = dataclasses.replace(run, config=run.config | {"data": of_a_file})
     assert measure._data_note(run, digits) == ""
-    assert measure._data_note(run, other).startswith("note: the images differ from those that the")
+    assert measure._data_note(run, other).startswith("note: these images differ from the run's own")
     assert measure._data_note(run, dataclasses.replace(other, name="kmnist")) == ""
     assert measure._data_note(file, other) == ""
 

@@ -125,7 +125,7 @@ def test_a_file_that_does_not_say_its_normalization_has_the_data_sets_with_a_lin
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"workdir": "a", "init_from": "b.pt"}, "--init_from and --workdir are two networks"),
+        ({"workdir": "a", "init_from": "b.pt"}, "--init_from and --workdir name two networks"),
         ({"workdir": "a", "dataset": "mnist"}, "--dataset goes with --init_from"),
         ({"workdir": "a", "mean": "0", "std": "1"}, "--mean goes with --init_from"),
         ({"init_from": "b.pt", "mean": "0.5"}, "--mean and --std go together"),
