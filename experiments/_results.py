@@ -85,6 +85,10 @@ def write_json(name: str, data: dict[str, Any]) -> None:
     path(f"{name}.json").write_text(text + "\n")
 
 
+def has(name: str) -> bool:
+    return path(f"{name}.json").exists()
+
+
 def read_json(name: str) -> dict[str, Any]:
     return json.loads(path(f"{name}.json").read_text())
 

@@ -60,12 +60,12 @@ def tune(optimizer: str, mnist: data.Dataset) -> list[dict]:
         records += grid.run(grid.resolve(settings, mnist), mnist, folder)
         rows = sorted(grid.summarise(records), key=lambda row: row["learning_rate"])
         print(format_table(rows), flush=True)
-        rates = [row["learning_rate"] for row in rows]
-        best = next(row["learning_rate"] for row in rows if row["best"])
-        if best not in (rates[0], rates[-1]):
+        best = next(row for row in rows if row["best"])
+        if not best["at_edge"]:
             return rows
-        new = [2 * best, 4 * best] if best == rates[-1] else [best / 4, best / 2]
-    raise SystemExit(f"{optimizer}: {best:g} is still the edge of the rates tried: {rates}")
+        rate = best["learning_rate"]
+        new = [2 * rate, 4 * rate] if best is rows[-1] else [rate / 4, rate / 2]
+    raise SystemExit(f"{optimizer}: {rate:g} is still at the edge of the rates tried")
 
 
 def final(optimizer: str, rate: float, mnist: data.Dataset, bar: tqdm) -> dict:

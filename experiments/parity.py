@@ -46,7 +46,7 @@ from _results import of_device, write_json, write_markdown, writes
 from tqdm import tqdm
 from tutorial_net import Net, grads_of, make_net, params_of, random_batch, to_torch
 
-from lenet_jax import LeNet, TrainState, make_optimizer, train_step
+from lenet_jax import LeNet, TrainState, create_train_state, make_optimizer, train_step
 from lenet_jax.core import losses, ops
 from lenet_jax.interop.pytorch import to_state_dict
 
@@ -181,9 +181,7 @@ def torch_updates(case: tuple, dtype: type, gradients: list[Any]) -> Any:
 def our_state(case: tuple, dtype: type) -> tuple[Any, TrainState]:
     name, rate, settings = case
     start = params_of(make_net(8, TORCH_TYPES[dtype]))
-    tx = make_optimizer(name, rate, **settings)
-    params = jax.tree.map(jnp.array, start)  # copies: the step consumes its state
-    return start, TrainState(jnp.int32(0), params, tx.init(params), LeNet(), tx)
+    return start, create_train_state(0, make_optimizer(name, rate, **settings), params=start)
 
 
 def our_training(case: tuple, dtype: type) -> Any:

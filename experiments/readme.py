@@ -8,7 +8,6 @@ a longer file that answer the page's question. tests/test_readme.py fails when a
 disagree.
 """
 
-import json
 import re
 import statistics
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import _throughput_page
 import time_to_accuracy as tta
 from _parity_page import largest
-from _results import short_name, slug
+from _results import has, read_json, short_name, slug
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -41,10 +40,10 @@ class Column(NamedTuple):
     suffix: str
 
     def results(self, name: str) -> dict[str, Any]:
-        return _results(f"{name}{self.suffix}.{self.device}")
+        return read_json(f"{name}{self.suffix}.{self.device}")
 
     def has(self, name: str) -> bool:
-        return _file(f"{name}{self.suffix}.{self.device}").exists()
+        return has(f"{name}{self.suffix}.{self.device}")
 
     def note(self) -> str:
         """How its speeds were measured, if otherwise than by today's script."""
@@ -56,7 +55,7 @@ def columns() -> list[Column]:
     found = []
     for suffix in ("", "_avx2"):
         for name in _throughput_page.names(f"throughput{suffix}"):
-            machine = _results(name)["machine"]
+            machine = read_json(name)["machine"]
             held = " held to AVX2" if suffix else f", {machine['instructions']}"
             if machine["devices"][0] == "cpu":
                 short = short_name(machine)
@@ -177,7 +176,7 @@ def time_to_accuracy() -> str:
 
 def first_step() -> str:
     """Median seconds from a process's start to the end of its first step, by processor."""
-    found = [_results(name) for name in _throughput_page.names("first_step")]
+    found = [read_json(name) for name in _throughput_page.names("first_step")]
     titles = [f"{short_name(each['machine'])}: cold | warm" for each in found]
     lines = [f"| seconds | {' | '.join(titles)} |", "|---|" + "--:|--:|" * len(found)]
     for name in dict.fromkeys(row.partition(", ")[0] for row in found[0]["rows"]):
@@ -219,7 +218,7 @@ def accuracy() -> str:
         "[another network](experiments/README.md#better-than-1998) |",
         "|---|--:|--:|--:|--:|",
     ]
-    rows = {row["name"]: row for row in _results("lecun1998")["rows"]}
+    rows = {row["name"]: row for row in read_json("lecun1998")["rows"]}
 
     def cell(name: str) -> str:
         row = rows[name]
@@ -245,7 +244,7 @@ def parity() -> str:
     A case counts once, with the worse of `conv_relu_pool` and its reference implementation. The
     single arrays of the chosen cotangent's gradients are already in "ten gradients".
     """
-    results = _results("parity")
+    results = read_json("parity")
     of_each_op = results["gradients"].values()
     gradients = {
         name: largest([cases[name] for cases in of_each_op])
@@ -276,7 +275,7 @@ def parity() -> str:
 def learning_rates() -> str:
     """A row per optimizer: each rate and its accuracy."""
     cells: dict[str, list[str]] = {}
-    for row in _results("learning_rates")["rows"]:
+    for row in read_json("learning_rates")["rows"]:
         mean = statistics.mean(row["accuracies"])
         cells.setdefault(row["optimizer"], []).append(f"{row['learning_rate']:g}: {mean:.2%}")
     lines = ["| optimizer | learning rate: validation accuracy | | |", "|---|--:|--:|--:|"]
@@ -286,7 +285,7 @@ def learning_rates() -> str:
 
 def elsewhere() -> str:
     """Sums over the fonts, and the largest difference of all exports."""
-    results = _results("elsewhere")
+    results = read_json("elsewhere")
     sums = {
         kind: map(sum, zip(*fonts.values(), strict=True)) for kind, fonts in results["read"].items()
     }
@@ -301,7 +300,7 @@ def elsewhere() -> str:
 
 def faults() -> str:
     """The runs that were stopped, and the checkpoints that were damaged."""
-    results = _results("faults")
+    results = read_json("faults")
     kills, damage = results["kills"], results["damage"]
     stops = sum(len(run["moments"]) for run in kills)
     same = sum(run["same_bits"] for run in kills)
@@ -319,7 +318,7 @@ def faults() -> str:
 
 def pictures() -> str:
     """Sums over the kinds, and the kinds of which some picture is still misread."""
-    results = _results("pictures")
+    results = read_json("pictures")
     lines = ["| pictures | read by 0.1.0 | read now |", "|---|--:|--:|"]
     missed = []
     for group in ("given", "made"):
@@ -456,18 +455,10 @@ def _disturbed(name: str) -> str:
     return f"Disturbed rounds, repeated and left out ({'; '.join(counts)})."
 
 
-def _file(name: str) -> Path:
-    return HERE / "results" / f"{name}.json"
-
-
-def _results(name: str) -> dict[str, Any]:
-    return json.loads(_file(name).read_text())
-
-
 def _made_by(*names: str) -> str:
     """The commands, and their machines where the names carry none."""
-    by_device = [name for name in names if not _file(name).exists()]
-    machines = [_results(name)["machine"] for name in names if name not in by_device]
+    by_device = [name for name in names if not has(name)]
+    machines = [read_json(name)["machine"] for name in names if name not in by_device]
     on = f" on {machines[0]['processor']}, {machines[0]['cores']} cores" if machines else ""
     files = [
         f"{name}{each.suffix}.{each.device}"
@@ -475,7 +466,7 @@ def _made_by(*names: str) -> str:
         for each in columns()
         if each.has(name)
     ]
-    machines += [_results(file)["machine"] for file in files]
+    machines += [read_json(file)["machine"] for file in files]
     runs: dict[str, list[list[str]]] = {}  # script -> the options of each of its runs
     for machine in machines:
         _, script, *given = machine["command"].split()

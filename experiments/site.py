@@ -57,7 +57,7 @@ def train(dataset: data.Dataset, folder: Path) -> trained.TrainedRun:
 def build(
     output: Path, network: trained.TrainedRun, run: trained.TrainedRun, dataset: data.Dataset
 ) -> None:
-    """Writes the site into the folder `output`, which it makes; files of the same name are replaced.
+    """Writes the site into the folder `output`, which it makes; it replaces files of the same name.
 
     `network` is on the front; the report is of `run` and the test images of `dataset`.
     """
