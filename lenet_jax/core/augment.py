@@ -43,9 +43,14 @@ def augment_config(amount: ArrayLike, kind: str = "elastic") -> AugmentConfig:
 
     At most half of the images are mirrored: more would favour the mirrored side.
 
+    Raises:
+      ValueError: there is no such kind.
+
     >>> augment_config(2.0, "shift_and_flip").shift
     8.0
     """
+    if kind not in STANDARDS:
+        raise ValueError(f"kind={kind!r}: choose one of {', '.join(STANDARDS)}")
     config = jax.tree.map(lambda number: amount * number, STANDARDS[kind])
     return config if config.flip is None else config._replace(flip=jnp.minimum(config.flip, 0.5))
 

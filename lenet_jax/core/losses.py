@@ -225,7 +225,7 @@ def kl_div(
         values = xlogy(targets, targets) - targets * log_probs
     if reduction == "batchmean":
         return jnp.sum(values) / values.shape[0]
-    return _reduce(values, reduction)
+    return _reduce(values, reduction, names=("mean", "sum", "batchmean", "none"))
 
 
 def multi_margin(
@@ -267,7 +267,12 @@ CLASSIFICATION: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def _reduce(values: jax.Array, reduction: str, weight_sum: jax.Array | None = None) -> jax.Array:
+def _reduce(
+    values: jax.Array,
+    reduction: str,
+    weight_sum: jax.Array | None = None,
+    names: tuple[str, ...] = ("mean", "sum", "none"),
+) -> jax.Array:
     """`values` reduced; the mean divides by `weight_sum` if it is given."""
     if reduction == "mean" and weight_sum is not None:
         empty = weight_sum == 0  # as in torch, the mean is NaN then, and its gradient 0
@@ -278,7 +283,7 @@ def _reduce(values: jax.Array, reduction: str, weight_sum: jax.Array | None = No
         return jnp.sum(values)
     if reduction == "none":
         return values
-    raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    raise ValueError(f"reduction={reduction!r}: choose one of {', '.join(names)}")
 
 
 def _same_shape(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -138,6 +138,11 @@ def test_only_data_sets_that_say_so_are_mirrored():
     assert augment_config(3.0, "shift_and_flip").shift == 12.0
 
 
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match=r"kind='flip': choose one of elastic, shift_and_flip"):
+        augment_config(1.0, "flip")
+
+
 def test_its_numbers_are_data_that_vmap_sweeps(images):
     amounts = jnp.array([0.0, 0.5, 1.0])
     images = jnp.asarray(images)
