@@ -21,15 +21,15 @@ def shape_hint(shape: Shape) -> str:
     """What to do with images of a wrong shape, as the end of a message, or nothing.
 
     >>> shape_hint((64, 28, 28))
-    '; channels are the last axis: images[..., None]'
+    '; add an axis of channels with images[..., None]'
     """
     match shape:
         case (height, width, 1 | 3) if height == width:
-            return "; the batch is the first axis: images[None]"
+            return "; add a batch axis with images[None]"
         case (_, height, width) if height == width:
-            return "; channels are the last axis: images[..., None]"
+            return "; add an axis of channels with images[..., None]"
         case (_, 28, 28, _):
-            return "; pad them: numpy.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))"
+            return "; pad them with numpy.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))"
         case (_, 1 | 3, height, width) if height == width:  # as in PyTorch
             return "; channels come last: images.transpose(0, 2, 3, 1)"
     return ""

@@ -144,10 +144,10 @@ def test_tabulate_counts_the_parameters():
     [
         ((32, 32, 1), r"images\[None\]"),
         ((32, 32), r"got \[32, 32\](?!;)"),
-        ((2, 32, 32), r"axis: images\[..., None\]"),
+        ((2, 32, 32), r"axis of channels with images\[..., None\]"),
         (
             (2, 28, 28, 1),
-            r"pad them: numpy.pad\(images, \(\(0, 0\), \(2, 2\), \(2, 2\), \(0, 0\)\)\)",
+            r"pad them with numpy.pad\(images, \(\(0, 0\), \(2, 2\), \(2, 2\), \(0, 0\)\)\)",
         ),
         ((2, 1, 32, 32), r"last: images.transpose\(0, 2, 3, 1\)"),
     ],
