@@ -143,6 +143,7 @@ def test_tabulate_counts_the_parameters():
     ("shape", "hint"),
     [
         ((32, 32, 1), r"images\[None\]"),
+        ((32, 32, 3), r"images\[None\]"),
         ((32, 32), r"got \[32, 32\](?!;)"),
         ((2, 32, 32), r"axis of channels with images\[..., None\]"),
         (
