@@ -42,16 +42,13 @@ class Column(NamedTuple):
     def results(self, name: str) -> dict[str, Any]:
         return read_json(f"{name}{self.suffix}.{self.device}")
 
-    def has(self, name: str) -> bool:
-        return has(f"{name}{self.suffix}.{self.device}")
-
     def note(self) -> str:
         """How its speeds were measured, if otherwise than by today's script."""
         return self.results("throughput").get("note", "")
 
 
-def columns() -> list[Column]:
-    """The processors of which there are results, first with all of their instructions."""
+def columns(of: str = "throughput") -> list[Column]:
+    """The processors of which there are speeds and results `of`, first with all instructions."""
     found = []
     for suffix in ("", "_avx2"):
         for name in _throughput_page.names(f"throughput{suffix}"):
@@ -60,7 +57,7 @@ def columns() -> list[Column]:
             if machine["devices"][0] == "cpu":
                 short = short_name(machine)
                 found.append(Column(short, f"{short}{held}", slug(machine), suffix))
-    return found
+    return [column for column in found if has(f"{of}{column.suffix}.{column.device}")]
 
 
 def headline() -> str:
@@ -87,8 +84,8 @@ def speed() -> str:
         if not column.note()
     )
     notes = (
-        f"This is the loop of `lenet-jax train`; `train_step` by itself is {by_itself} times as "
-        "fast."
+        "The rows of training are the loop of the command `train`; `train_step` by itself is "
+        f"{by_itself} times as fast."
     )
     for name in dict.fromkeys(column.name for column in columns() if column.note()):
         notes += (
@@ -158,9 +155,7 @@ def time_to_accuracy() -> str:
         "| | | reached | seconds, median | times as fast |",
         "|---|---|--:|--:|--:|",
     ]
-    for column in columns():
-        if not column.has("time_to_accuracy"):
-            continue
+    for column in columns("time_to_accuracy"):
         runs = column.results("time_to_accuracy")["runs"]
         for name in runs:
             seconds = [tta.until_target(run) for run in runs[name]]
@@ -170,7 +165,10 @@ def time_to_accuracy() -> str:
                 f"| {column.title} | {name} | {reached} of {len(seconds)} "
                 f"| {statistics.median(seconds):.1f} | **{ratio:.2f}** |"
             )
-    against = "As fast as PyTorch at its fastest, with AVX-512 or held to AVX2; ratios of medians."
+    against = (
+        "Ratios are those of medians; where there is AVX-512 they are to PyTorch with AVX-512 or "
+        "held to AVX2, whichever is faster."
+    )
     return "\n".join([*lines, "", f"{against} {_made_by('time_to_accuracy')}"])
 
 
@@ -195,7 +193,7 @@ def first_step() -> str:
 
 def populations() -> str:
     """Network-images per second, and the ratio to one network, by processor."""
-    found = [column for column in columns() if column.has("populations")]
+    found = columns("populations")
     titles = [f"{column.title}: network-images/s | to one" for column in found]
     lines = [f"| networks | {' | '.join(titles)} |", "|---|" + "--:|--:|" * len(found)]
     speeds = [column.results("populations")["speeds"] for column in found]
@@ -407,7 +405,7 @@ def _members(column: Column) -> str:
 
 
 def _to_accuracy(column: Column) -> str:
-    if not column.has("time_to_accuracy"):
+    if column not in columns("time_to_accuracy"):
         return "not measured"
     runs = column.results("time_to_accuracy")["runs"]
     medians = [_median_seconds(runs[f"ours, {cache}"]) for cache in ("warm", "cold")]
@@ -417,12 +415,11 @@ def _to_accuracy(column: Column) -> str:
 
 def _fastest_pytorch(column: Column) -> float:
     """Median seconds of PyTorch to the accuracy, also held to AVX2 where that is faster."""
-    same = [each for each in columns() if each.device == column.device]
-    allowed = [
-        each for each in same if each.has("time_to_accuracy") and column.suffix <= each.suffix
-    ]
-    runs = [each.results("time_to_accuracy")["runs"]["PyTorch"] for each in allowed]
-    return min(map(_median_seconds, runs))
+    return min(
+        _median_seconds(each.results("time_to_accuracy")["runs"]["PyTorch"])
+        for each in columns("time_to_accuracy")
+        if each.device == column.device and column.suffix in ("", each.suffix)
+    )
 
 
 def _median_seconds(runs: list[dict]) -> float:
@@ -443,9 +440,7 @@ def _quartiles(rounds: int | None = None) -> str:
 def _disturbed(name: str) -> str:
     """How many rounds each processor's results leave out."""
     counts = []
-    for column in columns():
-        if not column.has(name):
-            continue
+    for column in columns(name):
         groups = column.results(name).get("disturbed")
         if groups is None:
             counts.append(f"{column.title}: not told apart")
@@ -460,13 +455,7 @@ def _made_by(*names: str) -> str:
     by_device = [name for name in names if not has(name)]
     machines = [read_json(name)["machine"] for name in names if name not in by_device]
     on = f" on {machines[0]['processor']}, {machines[0]['cores']} cores" if machines else ""
-    files = [
-        f"{name}{each.suffix}.{each.device}"
-        for name in by_device
-        for each in columns()
-        if each.has(name)
-    ]
-    machines += [read_json(file)["machine"] for file in files]
+    machines += [each.results(name)["machine"] for name in by_device for each in columns(name)]
     runs: dict[str, list[list[str]]] = {}  # script -> the options of each of its runs
     for machine in machines:
         _, script, *given = machine["command"].split()

@@ -7,10 +7,9 @@ timed in turn, round after round, so that a machine whose speed drifts slows all
 Ratios are taken within a round, against the fastest of PyTorch's rows, and the tables show their
 median and quartiles. A round in which a row has less than 60 % of its own median speed is told
 apart: it is repeated and left out (after twice as many rounds all count), and is listed with the
-cores that were busy. Our rows are
-compiled as `train_step` and `train_epoch` are, with `lenet_jax.core.jit`; the usual Flax form has
-JAX's default options; PyTorch's adam is fused, its compiled forms have frozen weights in inference,
-and glibc keeps its large freed blocks.
+cores that were busy. Our rows are compiled as `train_step` and `train_epoch` are, with
+`lenet_jax.core.jit`; the usual Flax form has JAX's default options; PyTorch's adam is fused, its
+compiled forms have frozen weights in inference, and glibc keeps its large freed blocks.
 
 "Cores as devices" is how `python -m lenet_jax.train` runs: each core computes its share of a batch,
 or its networks, by itself; a batch that is too small to share (`sharding.make_batch_mesh`) stays on

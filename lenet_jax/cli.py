@@ -138,7 +138,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             fail(f"stdout cannot be written to ({error.strerror})", 1)
         fail(error, 1)
     except MemoryError as error:
-        fail(f"too little memory: close other programs, or raise `ulimit -v` {error}", 1)
+        cause = f" ({error})" if str(error) else ""
+        fail(f"too little memory{cause}: close other programs, or raise `ulimit -v`", 1)
     except RuntimeError as error:
         if not isinstance(error, jax.errors.JaxRuntimeError) and "new thread" not in str(error):
             raise

@@ -13,8 +13,9 @@ CACHE_BYTES = 2**28  # beyond, JAX removes the least recently used entries; a ru
 def enable_compilation_cache() -> None:
     """Keeps compiled functions in ~/.cache/lenet_jax, or where JAX_COMPILATION_CACHE_DIR says.
 
-    Call it before the first step: a later process then compiles nothing. A folder that cannot be
-    written to costs time only. Without the package `filelock` the folder grows without a limit.
+    Call it before the first step: a later process then reads from there what takes long to compile.
+    A folder that cannot be written to costs time only. Without the package `filelock` the folder
+    grows without a limit.
     """
     config = jax.config
     if config.jax_compilation_cache_dir:

@@ -306,7 +306,7 @@ def test_a_full_disk_behind_stdout_is_one_line():
     [
         (
             "MemoryError('bad_alloc')",
-            "too little memory: close other programs, or raise `ulimit -v` bad_alloc",
+            "too little memory (bad_alloc): close other programs, or raise `ulimit -v`",
         ),
         ('RuntimeError("can\'t start new thread")', "can't start new thread"),
         ("OSError(24, 'Too many open files', 'a.png')", "[Errno 24] Too many open files: 'a.png'"),

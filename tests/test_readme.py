@@ -74,7 +74,7 @@ def test_each_python_block_runs_and_prints_what_it_says(page):
 
 def test_flags_that_are_shown_exist():
     known = {field.name for field in dataclasses.fields(Settings)} | {"help", "flagfile"}
-    shown = set(re.findall(r"(?:lenet_jax\.|lenet-jax )train[^\n`]*", ALL))
+    shown = set(re.findall(r"(?:lenet_jax\.|lenet-jax )train[^\n]*", ALL))
     flags = {flag for line in shown for flag in re.findall(r"--(?:no)?(\w+)", line)}
     assert flags
     assert flags <= known

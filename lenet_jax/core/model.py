@@ -24,13 +24,13 @@ def shape_hint(shape: Shape) -> str:
     '; add an axis of channels with images[..., None]'
     """
     match shape:
-        case (height, width, 1 | 3) if height == width:
-            return "; add a batch axis with images[None]"
         case (_, height, width) if height == width:
             return "; add an axis of channels with images[..., None]"
+        case (height, width, _) if height == width:
+            return "; add a batch axis with images[None]"
         case (_, 28, 28, _):
             return "; pad them with numpy.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))"
-        case (_, 1 | 3, height, width) if height == width:  # as in PyTorch
+        case (_, _, height, width) if height == width:  # as in PyTorch
             return "; channels come last: images.transpose(0, 2, 3, 1)"
     return ""
 

@@ -41,7 +41,7 @@ class TrainingSettings:
     schedule: str = setting("onecycle", "learning-rate schedule", SCHEDULES)
     augment: float = setting(
         0.0,
-        "strength of the random distortions of training images: 0 is none, 1 suits MNIST",
+        "how strongly training images are distorted at random: 0 is not at all, 1 suits MNIST",
         valid=at_least(0.0),
     )
     workdir: str | None = setting(
@@ -82,7 +82,7 @@ class Settings(TrainingSettings):
     )
     loss: str = setting(
         "cross_entropy",
-        "what is minimised; regression losses compare with one-hot labels",
+        "the loss to minimise; a regression loss compares the logits with one-hot labels",
         tuple(losses.CLASSIFICATION),
     )
     label_smoothing: float = setting(

@@ -144,6 +144,9 @@ def test_tabulate_counts_the_parameters():
     [
         ((32, 32, 1), r"images\[None\]"),
         ((32, 32, 3), r"images\[None\]"),
+        ((32, 32, 4), r"images\[None\]"),
+        ((32, 32, 32), r"axis of channels with"),
+        ((2, 4, 32, 32), r"last: images.transpose\(0, 2, 3, 1\)"),
         ((32, 32), r"got \[32, 32\](?!;)"),
         ((2, 32, 32), r"axis of channels with images\[..., None\]"),
         (
